@@ -1,0 +1,47 @@
+"""The ClientApp: Flower's messages to and from the NumPyClient."""
+
+import os
+from typing import Any
+
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from experiments.experiment import experiment_of
+from strategies import wire
+
+from .numpy_client import MetaClient
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train on this client's images; reply with arrays and metrics."""
+    client, arrays, config = _open(message, context)
+    trained, examples, metrics = client.fit(arrays, config)
+    record = wire.to_record(dict(zip(client.keys, trained, strict=True)))
+    return _reply(message, {"num-examples": examples, **metrics}, record)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate on this client's test images, before and after adaptation; reply with metrics."""
+    client, arrays, config = _open(message, context)
+    loss, examples, metrics = client.evaluate(arrays, config)
+    return _reply(message, {"num-examples": examples, "loss": loss, **metrics})
+
+
+def _open(message: Message, context: Context) -> tuple[MetaClient, list[Any], dict[str, Any]]:
+    experiment = experiment_of(context.run_config, context.node_config)
+    config = dict(next(iter(message.content.config_records.values())))
+    record = next(iter(message.content.array_records.values()))
+    client = MetaClient(experiment, int(config["partition-id"]), list(record))  # type: ignore[call-overload]
+    return client, list(wire.from_record(record).values()), config
+
+
+def _reply(message: Message, metrics: dict[str, Any], arrays: ArrayRecord | None = None) -> Message:
+    # The process tells the server which clients shared a worker, and so what transport cost.
+    content = RecordDict({"metrics": MetricRecord({**metrics, "worker": os.getpid()})})
+    if arrays is not None:
+        content["arrays"] = arrays
+    return Message(content=content, reply_to=message)

@@ -1,0 +1,230 @@
+"""The task learner and the meta learner: the algorithm, as pure functions, on one screen.
+
+Huang and Gao, "Federated Neural Architecture Search with Model-Agnostic Meta Learning", 2025,
+https://arxiv.org/abs/2504.06457, on top of Finn, Abbeel and Levine, "MAML", 2017,
+https://arxiv.org/abs/1703.03400. With theta = (w, a), a client's round is
+
+    for every episode (B_S from the support part, B_Q from the query part):
+        theta' = theta                                          # task learner
+        repeat M times:
+            theta' = theta' - lambda grad L(B_S; theta')
+        g = grad L(B_Q; theta')                                 # meta learner
+            first order: with respect to theta'; second order: to theta, through the M steps
+        theta = outer optimisers(theta; g)                      # SGD with momentum; Adam for a
+
+Parameters and data go in, parameters come out; nothing here knows of Flower, files or devices.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from search_space.alphas import Alphas
+from search_space.supernet import Weights
+
+
+class Parameters(NamedTuple):
+    """What is learnt: theta = (w, a)."""
+
+    weights: Weights
+    alphas: Alphas
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors, those of the weights first, in a fixed order."""
+        return [*self.weights.values(), *self.alphas.tensors()]
+
+    def with_tensors(self, tensors: list[Tensor]) -> "Parameters":
+        """Return parameters of the same names with other values, in the order of `tensors`."""
+        count = len(self.weights)
+        weights = dict(zip(self.weights, tensors[:count], strict=True))
+        return Parameters(weights, Alphas(*tensors[count:]))
+
+
+#: The loss of a batch under given parameters and, for the record, the accuracy; two scalars.
+Loss = Callable[[Parameters], tuple[Tensor, Tensor]]
+
+
+class Episode(NamedTuple):
+    """The losses of one episode: one of the support batch per inner step, one of the query batch.
+
+    The noise of the relaxation is part of each loss: one draw for each forward pass.
+    """
+
+    support: list[Loss]
+    query: Loss
+
+
+@dataclass(frozen=True)
+class InnerRates:
+    """Step sizes of the task learner: lambda_w and lambda_a, >= 0."""
+
+    weights: float
+    alphas: float
+
+
+def task_learner(
+    theta: Parameters, support: Iterable[Loss], rates: InnerRates, clip: float, second_order: bool
+) -> Parameters:
+    """Adapt parameters to a task by one gradient step for each of the losses.
+
+    Parameters
+    ----------
+    theta : Parameters
+        Where to start; not changed.
+    support : iterable of Loss
+        The M losses, one a step.
+    rates : InnerRates
+        Step sizes.
+    clip : float
+        Greatest norm of the gradient of the weights.
+    second_order : bool
+        Keep the graph, so that the result is differentiable in `theta`.
+    """
+    adapted = theta if second_order else _leaves(theta)
+    for loss in support:
+        gradient = _gradient(loss(adapted)[0], adapted, create_graph=second_order)
+        gradient = _clipped(gradient, clip)
+        steps = [rates.weights] * len(theta.weights) + [rates.alphas] * 4
+        tensors = [
+            value - step * slope
+            for value, slope, step in zip(
+                adapted.tensors(), gradient.tensors(), steps, strict=True
+            )
+        ]
+        adapted = theta.with_tensors(tensors)
+        if not second_order:
+            adapted = _leaves(adapted)
+    return adapted
+
+
+def meta_gradient(
+    theta: Parameters, episode: Episode, rates: InnerRates, clip: float, second_order: bool
+) -> tuple[tuple[Tensor, Tensor], Parameters]:
+    """Return the query loss after adaptation and its gradient, for one episode.
+
+    Returns
+    -------
+    loss, accuracy : Tensor
+        L(B_Q; theta') and the accuracy with it, scalars without graph.
+    gradient : Parameters
+        First order: with respect to theta'. Second order: with respect to theta. Not clipped.
+    """
+    theta = _leaves(theta)
+    adapted = task_learner(theta, episode.support, rates, clip, second_order)
+    loss, accuracy = episode.query(adapted)
+    gradient = _gradient(loss, theta if second_order else adapted, create_graph=False)
+    return (loss.detach(), accuracy), gradient
+
+
+def meta_learner(
+    theta: Parameters,
+    episodes: Iterable[Episode],
+    rates: InnerRates,
+    outer: "OuterOptimizers",
+    clip: float,
+    second_order: bool,
+) -> tuple[Parameters, Tensor]:
+    """Run a client's episodes one after the other.
+
+    Returns
+    -------
+    theta : Parameters
+        The parameters after all outer steps.
+    history : Tensor of shape (episodes, 2)
+        The query loss and accuracy of every episode, before its outer step.
+    """
+    state = outer.initial(theta)
+    history = []
+    for episode in episodes:
+        measured, gradient = meta_gradient(theta, episode, rates, clip, second_order)
+        theta, state = outer.step(theta, _clipped(gradient, clip), state)
+        history.append(torch.stack(measured))
+    return theta, torch.stack(history)
+
+
+class OuterState(NamedTuple):
+    """Memory of the outer optimisers within a client's round."""
+
+    step: int
+    momentum: list[Tensor]
+    first: list[Tensor]
+    second: list[Tensor]
+
+
+@dataclass(frozen=True)
+class OuterOptimizers:
+    """SGD with momentum and weight decay for the weights, Adam for the alphas.
+
+    Adam: Kingma and Ba, 2015, https://arxiv.org/abs/1412.6980, with beta 0.9 and 0.999.
+
+    Attributes
+    ----------
+    lr, alpha_lr : float
+        eta_w and eta_a.
+    momentum : float
+        Of the weights, in [0, 1).
+    weight_decay : float
+        Of the weights, >= 0.
+    """
+
+    lr: float
+    alpha_lr: float
+    momentum: float
+    weight_decay: float
+
+    def initial(self, theta: Parameters) -> OuterState:
+        """Return the state before the first step: all zero."""
+        momentum = [torch.zeros_like(w) for w in theta.weights.values()]
+        first, second = ([torch.zeros_like(a) for a in theta.alphas.tensors()] for _ in range(2))
+        return OuterState(0, momentum, first, second)
+
+    def step(
+        self, theta: Parameters, gradient: Parameters, state: OuterState
+    ) -> tuple[Parameters, OuterState]:
+        """Return the parameters and the state after one step."""
+        count = state.step + 1
+        slopes = list(gradient.weights.values())
+        values = [w.detach() for w in theta.weights.values()]
+        slopes = torch._foreach_add(slopes, values, alpha=self.weight_decay)
+        momentum = torch._foreach_add(
+            torch._foreach_mul(state.momentum, self.momentum), slopes
+        )
+        weights = torch._foreach_add(values, momentum, alpha=-self.lr)
+
+        first, second, alphas = [], [], []
+        for a, g, m, v in zip(
+            theta.alphas.tensors(), gradient.alphas.tensors(), state.first, state.second, strict=True
+        ):
+            m = 0.9 * m + 0.1 * g
+            v = 0.999 * v + 0.001 * g * g
+            unbiased = m / (1 - 0.9**count), v / (1 - 0.999**count)
+            alphas.append(a.detach() - self.alpha_lr * unbiased[0] / (unbiased[1].sqrt() + 1e-8))
+            first.append(m)
+            second.append(v)
+        moved = Parameters(dict(zip(theta.weights, weights, strict=True)), Alphas(*alphas))
+        return moved, OuterState(count, list(momentum), first, second)
+
+
+def _leaves(theta: Parameters) -> Parameters:
+    """Return the same values as leaves that want a gradient."""
+    return theta.with_tensors([t.detach().requires_grad_() for t in theta.tensors()])
+
+
+def _gradient(loss: Tensor, theta: Parameters, create_graph: bool) -> Parameters:
+    """Return the gradient of a loss; zero for what it does not depend on."""
+    slopes = torch.autograd.grad(
+        loss, theta.tensors(), create_graph=create_graph, materialize_grads=True
+    )
+    return theta.with_tensors(list(slopes))
+
+
+def _clipped(gradient: Parameters, clip: float) -> Parameters:
+    """Scale the gradient of the weights to a norm of at most `clip`; the alphas' stays."""
+    slopes = list(gradient.weights.values())
+    norm = torch.stack(torch._foreach_norm(slopes)).norm()
+    scale = (clip / (norm + 1e-12)).clamp(max=1.0)
+    scaled = torch._foreach_mul(slopes, scale)
+    return Parameters(dict(zip(gradient.weights, scaled, strict=True)), gradient.alphas)

@@ -1,0 +1,183 @@
+"""A client of Flower around the two learners: NumPy arrays in, NumPy arrays out."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from flwr.client import NumPyClient
+from torch import Tensor
+
+from experiments.experiment import Experiment
+from experiments.randomness import torch_generator
+from search_space.alphas import Alphas, Noise
+from search_space.prediction import Relaxed, evaluate, loss_and_accuracy
+from strategies import wire
+
+from .learner import (
+    Episode,
+    InnerRates,
+    Loss,
+    OuterOptimizers,
+    Parameters,
+    meta_learner,
+    task_learner,
+)
+from .local_data import batches
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What the server said about this round."""
+
+    number: int
+    relaxed: Relaxed
+    alphas_learn: bool
+
+
+class MetaClient(NumPyClient):
+    """One client of an experiment.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Data, supernet and settings.
+    partition_id : int
+        Which client it is, from 0.
+    keys : list of str
+        The names of the arrays it gets, in their order, see :mod:`strategies.wire`.
+    """
+
+    def __init__(self, experiment: Experiment, partition_id: int, keys: list[str]) -> None:
+        self.experiment = experiment
+        self.partition_id = partition_id
+        self.keys = keys
+        self.split = experiment.parts[partition_id]
+
+    def fit(
+        self, parameters: list[Any], config: dict[str, Any]
+    ) -> tuple[list[Any], int, dict[str, Any]]:
+        """Run the episodes of a round.
+
+        Parameters
+        ----------
+        parameters : list of array
+            Weights and alphas, in the order of `keys`.
+        config : dict
+            ``server-round`` and, if the strategy searches, ``tau`` and the mask.
+
+        Returns
+        -------
+        parameters, num_examples, metrics
+            Arrays in the same order, n_k (the images of support and query), and query loss,
+            query accuracy and seconds.
+        """
+        started = time.perf_counter()
+        settings = self.experiment.settings.client
+        this_round = self._round(config)
+        theta = self._theta(parameters)
+        learn = float(this_round.alphas_learn)
+        theta, history = meta_learner(
+            theta,
+            self._episodes(this_round),
+            self._inner_rates(this_round),
+            OuterOptimizers(
+                settings.outer_lr,
+                settings.outer_alpha_lr * learn,
+                settings.momentum,
+                settings.weight_decay,
+            ),
+            settings.clip,
+            settings.second_order,
+        )
+        arrays = wire.to_arrays(*theta)
+        loss, accuracy = history.mean(dim=0).tolist()
+        metrics = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "seconds": time.perf_counter() - started,
+        }
+        examples = len(self.split.support) + len(self.split.query)
+        return [arrays[key] for key in self.keys], examples, metrics
+
+    def evaluate(
+        self, parameters: list[Any], config: dict[str, Any]
+    ) -> tuple[float, int, dict[str, Any]]:
+        """Measure accuracy on this client's test part before and after adaptation.
+
+        Adaptation is the task learner with `adapt_steps` steps on support batches, without noise.
+        """
+        started = time.perf_counter()
+        settings = self.experiment.settings.client
+        this_round = self._round(config)
+        theta = self._theta(parameters)
+        loss, before = self._test(theta, this_round)
+        support = self._batches("support", this_round.number)
+        steps = [self._loss(this_round, next(support), None) for _ in range(settings.adapt_steps)]
+        rates = self._inner_rates(this_round)
+        adapted = task_learner(theta, steps, rates, settings.clip, second_order=False)
+        metrics = {
+            "accuracy-before": before,
+            "accuracy-after": self._test(adapted, this_round)[1],
+            "seconds": time.perf_counter() - started,
+        }
+        return loss, len(self.split.test), metrics
+
+    def _round(self, config: dict[str, Any]) -> _Round:
+        """Read the message's settings; a strategy that does not search sends only the round."""
+        plan = self.experiment.plan
+        number = int(config.get("server-round", 1))
+        mask = wire.mask_from_config(config, self.experiment.topology)
+        tau = float(config.get("tau", plan.schedule(number)))
+        return _Round(number, self.experiment.relaxed(mask, tau), number > plan.warmup_rounds)
+
+    def _inner_rates(self, this_round: _Round) -> InnerRates:
+        settings = self.experiment.settings.client
+        alphas = settings.inner_alpha_lr if this_round.alphas_learn else 0.0
+        return InnerRates(settings.inner_lr, alphas)
+
+    def _theta(self, parameters: list[Any]) -> Parameters:
+        weights, alphas = wire.from_arrays(dict(zip(self.keys, parameters, strict=True)))
+        device = self.experiment.device
+        weights = {name: tensor.to(device) for name, tensor in weights.items()}
+        return Parameters(weights, Alphas(*(tensor.to(device) for tensor in alphas.tensors())))
+
+    def _episodes(self, this_round: _Round) -> Iterator[Episode]:
+        """Draw the episodes of a round: batches, and noise for each forward pass."""
+        experiment, settings = self.experiment, self.experiment.settings.client
+        number, client = this_round.number, self.partition_id
+        generator = torch_generator("noise", experiment.settings.seed, number, client)
+        support = self._batches("support", number)
+        query = self._batches("query", number)
+
+        def loss(batch: tuple[Tensor, Tensor]) -> Loss:
+            noise = Noise.draw(experiment.topology, generator, torch.float32)
+            return self._loss(this_round, batch, noise)
+
+        for _ in range(settings.episodes):
+            inner = [loss(next(support)) for _ in range(settings.inner_steps)]
+            yield Episode(inner, loss(next(query)))
+
+    def _batches(self, part: str, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        indices = self.split.support if part == "support" else self.split.query
+        return batches(self.experiment, indices, number, self.partition_id, part)
+
+    def _loss(
+        self, this_round: _Round, batch: tuple[Tensor, Tensor], noise: Noise | None
+    ) -> Loss:
+        images, labels = batch
+
+        def loss(theta: Parameters) -> tuple[Tensor, Tensor]:
+            logits = this_round.relaxed.predict(theta.weights, theta.alphas, images, noise)
+            return loss_and_accuracy(logits, labels)
+
+        return loss
+
+    def _test(self, theta: Parameters, this_round: _Round) -> tuple[float, float]:
+        """Return loss and accuracy on the test part."""
+        relaxed, train = this_round.relaxed, self.experiment.dataset.train
+        return evaluate(
+            lambda images: relaxed.predict(theta.weights, theta.alphas, images),
+            self.experiment.batches(train, self.split.test),
+        )

@@ -1,0 +1,186 @@
+"""The cache: a dataset is decoded once, and its arrays are then shared by all processes.
+
+A decoded dataset is a folder of plain ``.npy`` files that processes map into memory, so that any
+number of workers holds the images once. The folder's name carries a fingerprint of what it was
+made from; changed files give another folder.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from .datasets import DATASETS, FOLDERS, DataError, Dataset, Images, Source, check, decode
+
+FORMAT_VERSION = 1  # raise it when the files in a cache folder, or a built-in dataset, change
+DECODE_ATTEMPTS = 3
+
+
+def open_dataset(source: Source, cache: str) -> Dataset:
+    """Open a dataset from the cache, decoding it first if the cache lacks it.
+
+    Parameters
+    ----------
+    source : Source
+        Which dataset.
+    cache : str
+        Folder of the cache, made if missing; a leading ``~`` is expanded. Empty means
+        ``$XDG_CACHE_HOME/fedmetanas``, or ``~/.cache/fedmetanas`` without that variable.
+
+    Returns
+    -------
+    Dataset
+        Its arrays are read-only memory maps (``np.memmap``) in the shapes of :class:`Images`.
+
+    Raises
+    ------
+    DataError
+        If the dataset is missing or broken, its files keep changing, or the cache folder cannot
+        be written.
+    """
+    folder = _cache_folder(cache)
+    found = _open_folder(_entry(folder, source))
+    return found or _build(source, folder)
+
+
+def fingerprint(source: Source) -> str:
+    """Return 16 hexadecimal digits that change with anything a decoded dataset depends on.
+
+    Raises
+    ------
+    DataError
+        If a folder of the dataset cannot be listed.
+    """
+    folders = FOLDERS.get(source.name, ())
+    facts = [f"{FORMAT_VERSION} {source.name} {source.image_size} {_code(source.name)}"]
+    if source.name == "digits":
+        facts.append(version("scikit-learn"))
+    if folders:
+        facts.append(str(source.root.resolve()))
+    digest = hashlib.sha256("\0".join(facts).encode())
+    try:
+        for folder in folders:
+            for line in _list_files(source.root / folder):
+                digest.update(os.fsencode(line))
+    except OSError as error:
+        raise DataError(f"cannot list {error.filename}: {error.strerror}; see data.root") from error
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder(cache: str) -> Path:
+    """Return the folder of the cache; an empty name means the user's own."""
+    try:
+        if cache:
+            return Path(cache).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return Path(base).expanduser() / "fedmetanas"
+    except RuntimeError:
+        raise DataError("the home folder is unknown; set data.cache to a folder") from None
+
+
+def _entry(folder: Path, source: Source) -> Path:
+    return folder / f"{source.name}-{fingerprint(source)}"
+
+
+def _code(name: str) -> str:
+    """Return the text of a loader, so that editing one's own loader is not answered from before."""
+    try:
+        return inspect.getsource(DATASETS[name])
+    except (KeyError, OSError, TypeError):  # unknown, typed into a prompt, or not a function
+        return ""
+
+
+def _list_files(folder: Path | str) -> Iterator[str]:
+    """Yield path, size and time of change of all files under a folder, in a fixed order."""
+    if not os.path.isdir(folder):
+        return
+    with os.scandir(folder) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir():
+            yield from _list_files(entry.path)
+        elif entry.is_file():
+            status = entry.stat()
+            yield f"{entry.path}\0{status.st_size}\0{status.st_mtime_ns}\n"
+
+
+def _open_folder(folder: Path) -> Dataset | None:
+    """Map a decoded dataset into memory; None if it is missing or damaged."""
+    try:
+        arrays = [
+            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in ("train_images", "train_labels", "test_images", "test_labels")
+        ]
+        classes = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["classes"]
+        dataset = Dataset(Images(*arrays[:2]), Images(*arrays[2:]), tuple(classes))
+        check(dataset, folder.name)
+    except Exception:  # whatever is wrong with the files, the remedy is to build them again
+        return None
+    return dataset
+
+
+def _build(source: Source, folder: Path) -> Dataset:
+    """Decode a dataset into a folder of its own, then put that in place in one step."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        dataset, entry = _decode_unchanged(source, folder)
+        try:
+            _write(dataset, building / "new")
+            _replace(building / "new", entry, building / "old")
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    placed = _open_folder(entry)
+    if placed is None:
+        raise DataError(f"the cache {entry} is being changed by others; set data.cache to another")
+    return placed
+
+
+def _decode_unchanged(source: Source, folder: Path) -> tuple[Dataset, Path]:
+    """Decode, again if files changed meanwhile, as they do when the loader downloads them."""
+    for _ in range(DECODE_ATTEMPTS):
+        entry = _entry(folder, source)
+        dataset = decode(source)
+        if _entry(folder, source) == entry:
+            return dataset, entry
+    raise DataError(f"{source.name}: files under {source.root} change while they are read")
+
+
+def _write(dataset: Dataset, folder: Path) -> None:
+    """Write the arrays and the names of the classes into a new folder."""
+    folder.mkdir()
+    for name, part in (("train", dataset.train), ("test", dataset.test)):
+        np.save(folder / f"{name}_images.npy", part.images, allow_pickle=False)
+        np.save(folder / f"{name}_labels.npy", part.labels, allow_pickle=False)
+    meta = json.dumps({"classes": dataset.classes})
+    (folder / "meta.json").write_text(meta, encoding="utf-8")
+
+
+def _replace(new: Path, entry: Path, old: Path) -> None:
+    """Put `new` in the place of `entry`, unless another process was first and did it well."""
+    if entry.exists() and _open_folder(entry) is None:
+        os.rename(entry, old)  # damaged; it is removed together with the folder `old` lies in
+    try:
+        os.rename(new, entry)
+    except OSError:
+        if _open_folder(entry) is None:
+            raise
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"cannot write the cache {folder}: {error.strerror}; set data.cache to a folder that can "
+        "be written and has room"
+    )

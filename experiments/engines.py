@@ -1,0 +1,135 @@
+"""Run the two apps: by Flower's simulation with Ray's virtual clients, or inline.
+
+Both take the apps by the names in ``pyproject.toml``, as ``flwr run`` does.
+"""
+
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid
+
+from .experiment import default_workers
+from .inline_engine import NODE, InlineGrid
+from .settings import Settings
+
+SERVER_APP = "server.app:app"
+CLIENT_APP = "client.app:app"
+
+RunConfig = dict[str, Any]
+
+
+class Stopped(BaseException):
+    """The person stopped the run. Not an Exception: no handler of errors may swallow it."""
+
+
+@dataclass(frozen=True)
+class AppByName:
+    """An app that is imported where it is called, with the run config it gets there.
+
+    Ray sends it to its workers: two small values instead of a pickled app.
+    """
+
+    name: str
+    run_config: Mapping[str, Any]
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Call the ClientApp."""
+        context.run_config = dict(self.run_config)
+        reply: Message = _app(self.name)(message=message, context=context)
+        return reply
+
+
+@dataclass(frozen=True)
+class StoppableServer:
+    """The ServerApp, on a grid that ends the run when the person asks for it."""
+
+    name: str
+    run_config: Mapping[str, Any]
+    stop: threading.Event
+
+    def __call__(self, grid: Grid, context: Context) -> None:
+        """Call the ServerApp."""
+        context.run_config = dict(self.run_config)
+        pull = grid.pull_messages
+
+        def pull_unless_stopped(message_ids: Iterable[str]) -> Iterable[Message]:
+            if self.stop.is_set():
+                raise Stopped
+            return pull(message_ids)
+
+        grid.pull_messages = pull_unless_stopped  # type: ignore[method-assign]
+        _app(self.name)(grid=grid, context=context)
+
+
+def run_inline(settings: Settings, run_config: RunConfig) -> None:
+    """Run an experiment in this process.
+
+    Raises
+    ------
+    Exception
+        Whatever an app raises, with a note that names the client and the stage.
+    """
+    context = _context(run_config)
+    grid = InlineGrid(AppByName(CLIENT_APP, run_config), _context(run_config))
+    _app(SERVER_APP)(grid=grid, context=context)
+
+
+def run_ray(settings: Settings, run_config: RunConfig) -> None:
+    """Run an experiment by Flower's simulation; Ray's workers end with it.
+
+    Raises
+    ------
+    Exception
+        Whatever the ServerApp raises.
+    KeyboardInterrupt
+        If the person stops it; the server and Ray's workers have ended by then.
+    """
+    # No look outside, and none of Ray's own reading of Ctrl-C or of uv.
+    os.environ.update(
+        FLWR_TELEMETRY_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0", RAY_USAGE_STATS_ENABLED="0"
+    )
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    from flwr.simulation import run_simulation  # Ray is slow to import: only where it is used
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    workers = settings.engine.workers or default_workers()
+    workers = min(workers, settings.partitions)
+    gpus = 1 / workers if settings.engine.device == "cuda" else 0
+    stop = threading.Event()
+    try:
+        run_simulation(
+            server_app=StoppableServer(SERVER_APP, run_config, stop),  # type: ignore[arg-type]
+            client_app=AppByName(CLIENT_APP, run_config),  # type: ignore[arg-type]
+            num_supernodes=settings.partitions,
+            backend_config={
+                "init_args": {
+                    "num_cpus": workers,
+                    "include_dashboard": False,
+                    "logging_level": "error",
+                    "log_to_driver": False,
+                },
+                "client_resources": {"num_cpus": 1, "num_gpus": gpus},
+            },
+        )
+    finally:
+        stop.set()
+
+
+ENGINES: dict[str, Callable[[Settings, RunConfig], None]] = {"ray": run_ray, "inline": run_inline}
+
+
+def _app(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _context(run_config: RunConfig) -> Context:
+    return Context(
+        run_id=1, node_id=NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)
+    )

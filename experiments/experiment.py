@@ -1,0 +1,175 @@
+"""An experiment, opened: its settings, data, clients' parts and the shape of its supernet.
+
+Server and clients each open it once in a process and reuse it for every message.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search_space.alphas import Alphas, Mask, Topology
+from search_space.prediction import Relaxed
+from search_space.relaxation import TemperatureSchedule
+from search_space.supernet import Network, NetworkShape, Weights, build_supernet, initial_weights
+from strategies.fedmetanas import SearchPlan
+
+from .cache import open_dataset
+from .datasets import Dataset, Images, Source
+from .partitions import Split, partition, split
+from .randomness import torch_generator
+from .settings import Settings, SettingsError, from_run_config
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What server and clients share.
+
+    Attributes
+    ----------
+    settings : Settings
+        All settings.
+    dataset : Dataset
+        Images and labels, memory-mapped.
+    parts : tuple of Split
+        For every client its support, query and test images, as indices into the training images.
+    supernet : Network
+        Without weights.
+    shape : NetworkShape
+        The supernet's shape.
+    device : torch.device
+        Where to compute.
+    """
+
+    settings: Settings
+    dataset: Dataset
+    parts: tuple[Split, ...]
+    supernet: Network
+    shape: NetworkShape
+    device: torch.device
+
+    @property
+    def topology(self) -> Topology:
+        """Nodes and candidate operations of a cell."""
+        return self.shape.topology
+
+    @property
+    def plan(self) -> SearchPlan:
+        """What a strategy must know."""
+        search = self.settings.search
+        return SearchPlan(
+            self.shape,
+            TemperatureSchedule(
+                search.tau_schedule, search.tau_start, search.tau_end, search.tau_rounds
+            ),
+            search.operation_threshold,
+            search.pair_threshold,
+            search.warmup_rounds,
+        )
+
+    def relaxed(self, mask: Mask, tau: float) -> Relaxed:
+        """Return the supernet at a mask and a temperature."""
+        relaxation = self.settings.search.relaxation
+        return Relaxed(self.supernet, self.shape, mask, tau, relaxation)
+
+    def initial_parameters(self) -> tuple[Weights, Alphas]:
+        """Draw the weights and alphas a search starts from."""
+        generator = torch_generator("initial parameters", self.settings.seed)
+        weights = initial_weights(self.supernet, generator)
+        return weights, Alphas.initial(self.topology, generator)
+
+    def batch(self, images: Images, indices: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
+        """Return images (B, C, H, W), scaled to [-1, 1], and labels (B,) on the device."""
+        pixels = torch.from_numpy(images.images[indices]).to(self.device)
+        scaled = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        return scaled, torch.from_numpy(images.labels[indices]).to(self.device)
+
+    def batches(
+        self, images: Images, indices: np.ndarray[Any, Any] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches of all the images, or those of some indices, in order, for evaluation."""
+        indices = np.arange(len(images.labels)) if indices is None else indices
+        size = self.settings.evaluation.batch_size
+        for start in range(0, len(indices), size):
+            yield self.batch(images, indices[start : start + size])
+
+
+def open_data(settings: Settings) -> Dataset:
+    """Open the dataset of some settings, decoding it into the cache if need be.
+
+    Raises
+    ------
+    DataError
+        If it is missing or damaged.
+    """
+    data = settings.data
+    source = Source(data.dataset, Path(data.root), data.download, data.image_size)
+    return open_dataset(source, data.cache)
+
+
+def open_experiment(settings: Settings) -> Experiment:
+    """Open an experiment; use :func:`experiment_of` where one is opened again and again.
+
+    Raises
+    ------
+    SettingsError, DataError
+        If the settings do not fit the data or the machine.
+    """
+    # One thread a process: workers share the cores, and two threads beside a busy neighbour
+    # wait for each other. It also makes sums, and so results, independent of the machine.
+    torch.set_num_threads(1)
+    if settings.engine.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("engine.device: cuda was asked for, but PyTorch finds no CUDA device")
+    dataset = open_data(settings)
+    search, data = settings.search, settings.data
+    shape = NetworkShape(
+        in_channels=dataset.train.images.shape[3],
+        classes=len(dataset.classes),
+        channels=search.channels,
+        layers=search.layers,
+        topology=Topology(search.nodes, search.operations),
+        norm=search.norm,
+    )
+    parts = partition(
+        dataset.train.labels,
+        settings.partitions,
+        data.partition,
+        data.concentration,
+        data.classes_per_client,
+        data.min_client_size,
+        settings.seed,
+    )
+    splits = tuple(
+        split(indices, data.support, data.query, settings.seed, partition_id)
+        for partition_id, indices in enumerate(parts)
+    )
+    device = torch.device(settings.engine.device)
+    return Experiment(settings, dataset, splits, build_supernet(shape), shape, device)
+
+
+def experiment_of(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> Experiment:
+    """Return the experiment of a run, opened once in a process.
+
+    A client on a machine of its own says in its node config where its data lies (``data-dir``).
+    """
+    data_dir = str(node_config.get("data-dir", ""))
+    return _opened(tuple(sorted(run_config.items())), data_dir)
+
+
+@lru_cache(maxsize=1)
+def _opened(run_config: tuple[tuple[str, Any], ...], data_dir: str) -> Experiment:
+    settings = from_run_config(dict(run_config))
+    if data_dir:
+        settings = replace(settings, data=replace(settings.data, root=data_dir, download=False))
+    return open_experiment(settings)
+
+
+def default_workers() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

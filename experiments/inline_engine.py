@@ -1,0 +1,86 @@
+"""The inline engine: the same apps in one process, one client after the other, without Ray.
+
+For debugging, for tests and for a single GPU. An error keeps its traceback and says which client it
+came from, and in which stage.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import count
+
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.run import Run
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+ClientCallable = Callable[[Message, Context], Message]
+
+NODE = 2  # the one node there is; 1 is the server's
+
+
+class InlineGrid(Grid):
+    """A grid of one node that runs the ClientApp when messages are pushed.
+
+    Parameters
+    ----------
+    client_app : callable
+        Takes a message and a context, returns the reply.
+    context : Context
+        The node's context.
+    """
+
+    def __init__(self, client_app: ClientCallable, context: Context) -> None:
+        self.client_app = client_app
+        self.context = context
+        self.replies: dict[str, Message] = {}
+        self.numbers = count(1)
+        # Flower builds messages only in a process that knows its place in a run.
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = context.run_id, 1, 1
+
+    def set_run(self, run: Run) -> None:
+        """Do nothing: there is one run."""
+
+    @property
+    def run(self) -> Run:
+        """The one run."""
+        return Run.create_empty(self.context.run_id)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the one node."""
+        return [NODE]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run the ClientApp on every message."""
+        identities = []
+        for message in messages:
+            identity = f"inline-{next(self.numbers)}"
+            message.metadata.__dict__["_message_id"] = identity
+            try:
+                self.replies[identity] = self.client_app(message, self.context)
+            except Exception as error:
+                stage = message.metadata.message_type
+                config = next(iter(message.content.config_records.values()))
+                error.add_note(f"in client {config.get('partition-id')}, stage {stage}")
+                raise
+            identities.append(identity)
+        return identities
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies to some messages."""
+        return [self.replies.pop(identity) for identity in message_ids]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Run the ClientApp on every message and return the replies."""
+        return self.pull_messages(self.push_messages(messages))

@@ -1,0 +1,30 @@
+"""Randomness as a function of (seed, round, partition, purpose); there is no global state."""
+
+import zlib
+
+import numpy as np
+import torch
+
+
+def rng(purpose: str, seed: int, server_round: int = 0, partition_id: int = 0) -> np.random.Generator:
+    """Return NumPy's generator for one purpose, in one round, on one client.
+
+    Parameters
+    ----------
+    purpose : str
+        What it is for, such as ``"batches"``; different purposes are independent.
+    seed : int
+        The experiment's seed, >= 0.
+    server_round, partition_id : int
+        Round and client, >= 0.
+    """
+    words = [seed, server_round, partition_id, zlib.crc32(purpose.encode())]
+    return np.random.default_rng(np.random.SeedSequence(words))
+
+
+def torch_generator(
+    purpose: str, seed: int, server_round: int = 0, partition_id: int = 0
+) -> torch.Generator:
+    """Return PyTorch's CPU generator for one purpose, in one round, on one client; see :func:`rng`."""
+    state = rng(purpose, seed, server_round, partition_id).integers(2**63)
+    return torch.Generator().manual_seed(int(state))

@@ -1,0 +1,67 @@
+"""The results folder of a run: the names of its files, making one, reading one."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from .settings import Settings, SettingsError
+
+SETTINGS = "settings.yaml"
+METRICS = "metrics.jsonl"
+GENOTYPE = "genotype.json"
+WEIGHTS = "weights.safetensors"
+SUMMARY = "summary.json"
+
+
+def make_folder(out: str, settings: Settings) -> Path:
+    """Make the results folder of a new run and return its absolute path.
+
+    Parameters
+    ----------
+    out : str
+        Its path; empty means ``results/<experiment>/<time>``.
+    settings : Settings
+        For the experiment's name.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be made or is not empty: earlier results are never written over.
+    """
+    try:
+        if out:
+            folder = Path(out).expanduser().absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = _timed_folder(Path("results").absolute() / settings.name)
+        if any(folder.iterdir()):
+            raise SettingsError(f"out: {folder} is not empty; name a new folder")
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SettingsError(f"out: cannot write to {error.filename}: {error.strerror}") from None
+    return folder
+
+
+def _timed_folder(parent: Path) -> Path:
+    """Make a folder named by the time; a second one within a second gets a number."""
+    stamp = time.strftime("%Y-%m-%d-%H%M%S")
+    for attempt in range(1, 1000):
+        folder = parent / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise SettingsError(f"out: cannot find a free name in {parent}")
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Return the summary of a completed run, None if it has not completed."""
+    path = folder / SUMMARY
+    if not path.is_file():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary

@@ -1,0 +1,160 @@
+"""The genotype: which operations a searched network has, and the network itself.
+
+A genotype names for every node of the normal and of the reduction cell its two inputs and the
+operation on each (Liu, Simonyan and Yang, "DARTS", 2019, section 2.3). It is written as JSON with the
+network's shape, so that a file of it and one of weights make a network:
+
+>>> genotype = Genotype.from_json(text)
+>>> network = genotype.network()
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .alphas import CELL_TYPES, Mask, Topology
+from .operations import OPERATIONS
+from .supernet import Network, NetworkShape, Weights
+
+FORMAT = "fedmetanas-genotype-1"
+
+#: For every node its two (operation, predecessor).
+CellGenotype = tuple[tuple[tuple[str, int], tuple[str, int]], ...]
+
+
+class GenotypeError(ValueError):
+    """A text is not a genotype. The message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """The architecture of a network: its shape and for every node two (operation, predecessor)."""
+
+    shape: NetworkShape
+    normal: CellGenotype
+    reduce: CellGenotype
+
+    @staticmethod
+    def from_mask(shape: NetworkShape, mask: Mask) -> "Genotype":
+        """Read the genotype off a mask with one pair a node and one operation an edge in use.
+
+        Raises
+        ------
+        ValueError
+            If a node has not exactly two edges in use with one operation each.
+        """
+        cells = {}
+        for cell_type, alive in mask.alive(shape.topology).items():
+            nodes = []
+            for edges in shape.topology.node_edges:
+                choices = [(n, shape.topology.edges[e][1]) for e in edges for n in alive.get(e, ())]
+                if len(choices) != 2 or choices[0][1] == choices[1][1]:
+                    raise ValueError(f"the mask is not one-hot yet: a {cell_type} node has {choices}")
+                nodes.append((choices[0], choices[1]))
+            cells[cell_type] = tuple(nodes)
+        return Genotype(shape, cells["normal"], cells["reduce"])
+
+    def alive(self) -> dict[str, dict[int, tuple[str, ...]]]:
+        """Return for each cell type the edges in use with their operation."""
+        number = {edge: k for k, edge in enumerate(self.shape.topology.edges)}
+        return {
+            cell_type: {
+                number[node, predecessor]: (name,)
+                for node, choices in enumerate(getattr(self, cell_type))
+                for name, predecessor in choices
+            }
+            for cell_type in CELL_TYPES
+        }
+
+    def network(self) -> Network:
+        """Build the network with its parameters on the CPU, not initialised; load weights next."""
+        return Network(self.shape, self.alive())
+
+    def to_json(self) -> str:
+        """Write the genotype as JSON."""
+        shape = self.shape
+        tree = {
+            "format": FORMAT,
+            "in_channels": shape.in_channels,
+            "classes": shape.classes,
+            "channels": shape.channels,
+            "layers": shape.layers,
+            "norm": shape.norm,
+            "normal": self.normal,
+            "reduce": self.reduce,
+        }
+        return json.dumps(tree, indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> "Genotype":
+        """Read a genotype; every value is checked, nothing is evaluated.
+
+        Raises
+        ------
+        GenotypeError
+            If the text is not JSON, or not a genotype of known operations.
+        """
+        try:
+            tree = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise GenotypeError(f"not valid JSON: {error}") from None
+        if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+            raise GenotypeError(f"expected a JSON object with format {FORMAT!r}")
+        numbers = ("in_channels", "classes", "channels", "layers")
+        for key in numbers:
+            if type(tree.get(key)) is not int or not 1 <= tree[key] <= 100_000:
+                raise GenotypeError(f"{key}: expected a whole number from 1 to 100000")
+        if tree.get("norm") not in ("batch", "group"):
+            raise GenotypeError("norm: expected batch or group")
+        cells = {cell_type: _read_cell(tree, cell_type) for cell_type in CELL_TYPES}
+        if len(cells["normal"]) != len(cells["reduce"]):
+            raise GenotypeError("normal and reduce: expected the same number of nodes")
+        used = {name for cell in cells.values() for choices in cell for name, _ in choices}
+        operations = tuple(name for name in OPERATIONS if name in used)
+        topology = Topology(len(cells["normal"]), operations)
+        sizes = {key: tree[key] for key in numbers}
+        return Genotype(NetworkShape(**sizes, topology=topology, norm=tree["norm"]), **cells)
+
+
+def _read_cell(tree: dict[str, Any], cell_type: str) -> CellGenotype:
+    nodes = tree.get(cell_type)
+    if not isinstance(nodes, list) or not 1 <= len(nodes) <= 100:
+        raise GenotypeError(f"{cell_type}: expected a list of 1 to 100 nodes")
+    cell = []
+    for node, choices in enumerate(nodes):
+        where = f"{cell_type}, node {node}"
+        if not isinstance(choices, list) or len(choices) != 2:
+            raise GenotypeError(f"{where}: expected two [operation, predecessor]")
+        for choice in choices:
+            if not isinstance(choice, list) or len(choice) != 2:
+                raise GenotypeError(f"{where}: expected [operation, predecessor]")
+            if not isinstance(choice[0], str) or choice[0] not in OPERATIONS:
+                raise GenotypeError(
+                    f"{where}: unknown operation {str(choice[0])[:40]!r}; known are "
+                    + ", ".join(OPERATIONS)
+                )
+            if type(choice[1]) is not int or not 0 <= choice[1] < node + 2:
+                raise GenotypeError(f"{where}: expected a predecessor from 0 to {node + 1}")
+        if choices[0][1] == choices[1][1]:
+            raise GenotypeError(f"{where}: expected two different predecessors")
+        cell.append(((choices[0][0], choices[0][1]), (choices[1][0], choices[1][1])))
+    return tuple(cell)
+
+
+def load_weights(network: nn.Module, weights: Weights) -> None:
+    """Load weights into a network, checking names and shapes.
+
+    Raises
+    ------
+    GenotypeError
+        If a weight is missing, left over, of another shape or not float32.
+    """
+    wanted: dict[str, Tensor] = dict(network.named_parameters())
+    if wrong := sorted(set(wanted) ^ set(weights)):
+        raise GenotypeError(f"the weights are not those of this genotype: see {wrong[0][:80]!r}")
+    for name, parameter in wanted.items():
+        if weights[name].shape != parameter.shape or weights[name].dtype != parameter.dtype:
+            raise GenotypeError(f"weight {name!r}: expected {parameter.dtype}, {parameter.shape}")
+    network.load_state_dict(weights)

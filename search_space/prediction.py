@@ -1,0 +1,76 @@
+"""What a supernet predicts under given architecture parameters, and how well it does."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .alphas import CELL_TYPES, Alphas, Mask, Noise
+from .relaxation import Coefficients, relax
+from .supernet import Alive, Network, NetworkShape, Weights, call
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """A supernet as it stands in a round: what is alive, the temperature, the relaxation.
+
+    Attributes
+    ----------
+    network : Network
+        The supernet.
+    shape : NetworkShape
+        Its shape.
+    mask : Mask
+        What is alive.
+    tau : float
+        Temperature, > 0.
+    relaxation : str
+        See :func:`search_space.relaxation.relax`.
+    """
+
+    network: Network
+    shape: NetworkShape
+    mask: Mask
+    tau: float
+    relaxation: str
+
+    def predict(
+        self, weights: Weights, alphas: Alphas, images: Tensor, noise: Noise | None = None
+    ) -> Tensor:
+        """Return the logits (B, classes) of images (B, channels, H, W); no noise in evaluation."""
+        topology = self.shape.topology
+        coefficients = relax(alphas, self.mask, topology, self.tau, self.relaxation, noise)
+        hard = self.relaxation == "gumbel-hard" and noise is not None
+        alive = _drawn(coefficients, self.shape) if hard else self.mask.alive(topology)
+        return call(self.network, weights, images, coefficients, alive)
+
+
+def _drawn(coefficients: Coefficients, shape: NetworkShape) -> Alive:
+    """Return only the operations with a coefficient other than zero: the others need not run."""
+    drawn = Mask(
+        **{f"op_{t}": coefficients[t].detach() != 0 for t in CELL_TYPES},
+        **{f"input_{t}": torch.ones(0, dtype=torch.bool) for t in CELL_TYPES},
+    )
+    return drawn.alive(shape.topology)
+
+
+def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean cross-entropy and the share of right answers (without graph), scalars."""
+    right = (logits.detach().argmax(dim=1) == labels).float().mean()
+    return F.cross_entropy(logits, labels), right
+
+
+@torch.no_grad()
+def evaluate(
+    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[float, float]:
+    """Return the mean loss and the accuracy over all images of some batches."""
+    totals, count = torch.zeros(2, dtype=torch.float64), 0
+    for images, labels in batches:
+        measured = torch.stack(loss_and_accuracy(predict(images), labels))
+        totals += len(labels) * measured.double().cpu()
+        count += len(labels)
+    loss, accuracy = (totals / max(1, count)).tolist()
+    return loss, accuracy

@@ -1,0 +1,220 @@
+"""The supernet: a network of cells in which every edge mixes all its living operations.
+
+Liu, Simonyan and Yang, "DARTS", 2019, https://arxiv.org/abs/1806.09055, section 2.1, with input
+pairs after Elsken et al., 2020, https://arxiv.org/abs/1911.11090:
+
+    x_j = sum_i u_ij sum_o z_o o(x_i)
+
+The module holds no state: it is built on PyTorch's meta device and called with weights from outside
+(``torch.func.functional_call``). The network that a search ends with is the same class, built with
+the operations of a genotype alone.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .alphas import CELL_TYPES, Mask, Topology
+from .operations import OPERATIONS, FactorizedReduce, ReLUConvNorm, conv, make_norm
+from .relaxation import Coefficients
+
+#: Names and values of the weights of a network.
+Weights = dict[str, Tensor]
+
+#: For each cell type the edges in use with the names of their operations.
+Alive = Mapping[str, Mapping[int, tuple[str, ...]]]
+
+STEM_MULTIPLIER = 3  # channels of the stem over those of the first cell, as in DARTS
+
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """Everything about a network but which operations are on its edges.
+
+    Attributes
+    ----------
+    in_channels, classes : int
+        Channels of the images, number of classes.
+    channels : int
+        C, channels of a node in the first cells; doubled by every reduction cell.
+    layers : int
+        Number of cells; those at one and at two thirds of the depth are reduction cells.
+    topology : Topology
+        Nodes and candidate operations of a cell.
+    norm : {"batch", "group"}
+        Normalisation, see :func:`search_space.operations.make_norm`.
+    """
+
+    in_channels: int
+    classes: int
+    channels: int
+    layers: int
+    topology: Topology
+    norm: str
+
+    def cell_types(self) -> list[str]:
+        """Return the type of every cell."""
+        reductions = {self.layers // 3, 2 * self.layers // 3} if self.layers > 1 else set()
+        return ["reduce" if i in reductions else "normal" for i in range(self.layers)]
+
+
+class Cell(nn.Module):
+    """A cell: two inputs, nodes that sum their edges, output of all nodes side by side."""
+
+    def __init__(
+        self,
+        shape: NetworkShape,
+        inputs: tuple[int, int],
+        channels: int,
+        cell_type: str,
+        halve_first: bool,
+        alive: Mapping[int, tuple[str, ...]],
+    ) -> None:
+        super().__init__()
+        self.topology = shape.topology
+        self.cell_type = cell_type
+        self.first: nn.Module = (
+            FactorizedReduce(inputs[0], channels, shape.norm)
+            if halve_first
+            else ReLUConvNorm(inputs[0], channels, 1, 1, shape.norm)
+        )
+        self.second = ReLUConvNorm(inputs[1], channels, 1, 1, shape.norm)
+        self.edges = nn.ModuleDict()
+        for edge, names in alive.items():
+            predecessor = self.topology.edges[edge][1]
+            stride = 2 if cell_type == "reduce" and predecessor < 2 else 1
+            self.edges[str(edge)] = nn.ModuleDict(
+                {name: OPERATIONS[name](channels, stride, shape.norm) for name in names}
+            )
+
+    def forward(
+        self,
+        first: Tensor,
+        second: Tensor,
+        alive: Mapping[int, tuple[str, ...]],
+        coefficients: list[list[Tensor]] | None,
+    ) -> Tensor:
+        """Compute the cell's output (B, N * channels, H', W') from the two cells before it."""
+        states = [self.first(first), self.second(second)]
+        for edges in self.topology.node_edges:
+            terms = []
+            for edge in edges:
+                source = states[self.topology.edges[edge][1]]
+                for name in alive.get(edge, ()):
+                    term = self.edges[str(edge)][name](source)  # type: ignore[index]
+                    if coefficients is not None:
+                        column = self.topology.operations.index(name)
+                        term = term * coefficients[edge][column]
+                    terms.append(term)
+            states.append(sum(terms[1:], start=terms[0]))
+        return torch.cat(states[2:], dim=1)
+
+
+class Network(nn.Module):
+    """Stem, cells, global average pooling, linear classifier.
+
+    Parameters
+    ----------
+    shape : NetworkShape
+        Size of the network.
+    alive : mapping
+        For each cell type the edges with the names of their operations.
+    """
+
+    def __init__(self, shape: NetworkShape, alive: Alive) -> None:
+        super().__init__()
+        self.alive = alive
+        width = STEM_MULTIPLIER * shape.channels
+        self.stem = nn.Sequential(conv(shape.in_channels, width, 3), make_norm(width, shape.norm))
+        self.cells = nn.ModuleList()
+        channels, inputs, halve_first = shape.channels, (width, width), False
+        for cell_type in shape.cell_types():
+            channels *= 2 if cell_type == "reduce" else 1
+            cell = Cell(shape, inputs, channels, cell_type, halve_first, alive[cell_type])
+            self.cells.append(cell)
+            halve_first = cell_type == "reduce"
+            inputs = (inputs[1], shape.topology.nodes * channels)
+        self.classifier = nn.Linear(inputs[1], shape.classes)
+
+    def forward(
+        self,
+        images: Tensor,
+        coefficients: Coefficients | None = None,
+        alive: Alive | None = None,
+    ) -> Tensor:
+        """Compute logits (B, classes) of images (B, in_channels, H, W).
+
+        Parameters
+        ----------
+        images : Tensor
+            At least 8x8.
+        coefficients : dict of str to Tensor, optional
+            u_ij z_o for each cell type, (E, O); None: plain sums, as in a derived network.
+        alive : mapping, optional
+            What to compute, all by default; nothing else is touched.
+        """
+        alive = self.alive if alive is None else alive
+        scalars: dict[str, list[list[Tensor]] | None] = dict.fromkeys(CELL_TYPES)
+        if coefficients is not None:
+            scalars = {
+                cell_type: [list(row.unbind()) for row in matrix.unbind()]
+                for cell_type, matrix in coefficients.items()
+            }
+        before = last = self.stem(images)
+        for cell in self.cells:
+            kind = cell.cell_type
+            before, last = last, cell(before, last, alive[kind], scalars[kind])  # type: ignore[index]
+        return self.classifier(F.relu(last).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+def build_supernet(shape: NetworkShape) -> Network:
+    """Build the network with all operations on all edges, without weights; see :func:`call`."""
+    alive = Mask.full(shape.topology).alive(shape.topology)
+    with torch.device("meta"):
+        return Network(shape, alive)
+
+
+def call(
+    network: Network,
+    weights: Weights,
+    images: Tensor,
+    coefficients: Coefficients | None = None,
+    alive: Alive | None = None,
+) -> Tensor:
+    """Call a network as a pure function of its weights; see :meth:`Network.forward`."""
+    return functional_call(network, weights, (images, coefficients, alive))
+
+
+def initial_weights(network: Network, generator: torch.Generator) -> Weights:
+    """Draw weights: He normal for convolutions (fan in), uniform for the classifier, zero bias.
+
+    He et al., "Delving Deep into Rectifiers", 2015, https://arxiv.org/abs/1502.01852.
+    """
+    weights = {}
+    for name, parameter in network.named_parameters():
+        if parameter.dim() == 1:
+            weights[name] = torch.zeros(parameter.shape)
+        else:
+            fan_in = math.prod(parameter.shape[1:])
+            gain = 2.0 if parameter.dim() == 4 else 1.0 / 3.0
+            deviation = math.sqrt(gain / fan_in)
+            weights[name] = deviation * torch.randn(parameter.shape, generator=generator)
+    return weights
+
+
+def alive_names(shape: NetworkShape, names: list[str], alive: Alive) -> list[str]:
+    """Return those of the weights' names that what is alive needs, in their order."""
+    types = shape.cell_types()
+
+    def lives(name: str) -> bool:
+        parts = name.split(".")
+        if parts[0] != "cells" or parts[2] != "edges":
+            return True
+        return parts[4] in alive[types[int(parts[1])]].get(int(parts[3]), ())
+
+    return [name for name in names if lives(name)]

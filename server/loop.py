@@ -1,0 +1,246 @@
+"""The one round loop: draw, train, aggregate, measure; then the last cut and the network."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from experiments.experiment import Experiment
+from search_space.alphas import Mask
+from search_space.complexity import count_macs, count_parameters
+from search_space.genotype import Genotype
+from search_space.pruning import entropy, final_cut
+from search_space.supernet import Weights
+from strategies import wire
+
+from .evaluation import (
+    ClientAccuracy,
+    evaluate_clients,
+    evaluate_network,
+    evaluate_supernet,
+    searched,
+)
+from .partition_grid import PartitionGrid, draw
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round was: one line of ``metrics.jsonl``.
+
+    Attributes
+    ----------
+    round : int
+        From 1.
+    clients : list of int
+        Partition ids of those that took part.
+    train_loss, train_accuracy : float
+        On the query batches, after the inner steps, weighted by examples.
+    test_loss, test_accuracy : float or None
+        Of the supernet on the global test set, where it was measured.
+    client_accuracy : ClientAccuracy or None
+        Of the clients that can be drawn, where it was measured.
+    tau : float
+        Temperature.
+    operations_alive, pairs_alive : int
+        After the round's pruning, both cell types together.
+    entropy : float
+        Of the operations on an edge, 0 (decided) to 1 (uniform).
+    seconds : dict of str to float
+        ``total``, and its parts ``client`` (compute of the busiest worker in training), ``server``
+        (aggregation, pruning and central evaluation) and ``transport`` (the rest of the time
+        between sending and the last reply); ``evaluation`` is that of client evaluation.
+    bytes_down, bytes_up : dict of str to int
+        ``weights`` and ``alphas``, of the training messages.
+    """
+
+    round: int
+    clients: list[int]
+    train_loss: float
+    train_accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
+    client_accuracy: ClientAccuracy | None
+    tau: float
+    operations_alive: int
+    pairs_alive: int
+    entropy: float
+    seconds: dict[str, float]
+    bytes_down: dict[str, int]
+    bytes_up: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search ends with.
+
+    Attributes
+    ----------
+    genotype : Genotype
+        The architecture found.
+    weights : dict of str to Tensor
+        Its weights.
+    summary : dict
+        What ``summary.json`` holds.
+    """
+
+    genotype: Genotype
+    weights: Weights
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+class Hook(Protocol):
+    """What is called beside the algorithm: records, progress, whatever else must not be in it."""
+
+    def on_round(self, result: RoundResult) -> None:
+        """Take note of a finished round."""
+
+    def on_end(self, result: SearchResult) -> None:
+        """Take note of the end of a search that completed."""
+
+
+def search(
+    grid: Grid, strategy: Strategy, experiment: Experiment, hooks: Sequence[Hook]
+) -> SearchResult:
+    """Run all rounds of a search and return the network it found.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's grid of the run.
+    strategy : Strategy
+        Any strategy; one that has a ``mask`` decides what is alive.
+    experiment : Experiment
+        Settings, data and supernet.
+    hooks : sequence of Hook
+        Called in their order.
+
+    Raises
+    ------
+    ClientFailed
+        If a client fails.
+    """
+    settings = experiment.settings
+    started = time.perf_counter()
+    arrays = wire.to_record(wire.to_arrays(*experiment.initial_parameters()))
+    totals = {"bytes_down": 0, "bytes_up": 0}
+    for server_round in range(1, settings.rounds + 1):
+        arrays, result = _run_round(grid, strategy, experiment, server_round, arrays)
+        for key in totals:
+            totals[key] += sum(getattr(result, key).values())
+        for hook in hooks:
+            hook.on_round(result)
+    finished = _finish(grid, strategy, experiment, arrays)
+    finished.summary.update(totals, seconds=time.perf_counter() - started)
+    for hook in hooks:
+        hook.on_end(finished)
+    return finished
+
+
+def _run_round(
+    grid: Grid,
+    strategy: Strategy,
+    experiment: Experiment,
+    server_round: int,
+    arrays: ArrayRecord,
+) -> tuple[ArrayRecord, RoundResult]:
+    """Train one round and measure what is due."""
+    settings = experiment.settings
+    started = time.perf_counter()
+    drawn = draw(settings.clients, settings.drawn, settings.seed, server_round)
+    view = PartitionGrid(grid, drawn, settings.engine.timeout)
+    messages = strategy.configure_train(server_round, arrays, ConfigRecord(), view)
+    sent = time.perf_counter()
+    replies = view.send_and_receive(messages)
+    received = time.perf_counter()
+    aggregated, metrics = strategy.aggregate_train(server_round, replies)
+    arrays = arrays if aggregated is None else aggregated
+    metrics = MetricRecord() if metrics is None else metrics
+
+    weights, alphas = wire.from_arrays(wire.from_record(arrays))
+    mask, tau = _mask(strategy, experiment), experiment.plan.schedule(server_round)
+    test_loss = test_accuracy = client_accuracy = None
+    due = server_round % settings.evaluation.every == 0
+    if due and server_round < settings.rounds:  # after the last round the derived network is
+        test_loss, test_accuracy = evaluate_supernet(experiment, weights, alphas, mask, tau)
+    served = time.perf_counter()
+    if due and server_round < settings.rounds:
+        everyone = PartitionGrid(grid, range(settings.clients), settings.engine.timeout)
+        config = wire.round_config(tau, mask)
+        client_accuracy = evaluate_clients(everyone, arrays, server_round, config)
+    ended = time.perf_counter()
+    operations, pairs = mask.counts()
+    result = RoundResult(
+        round=server_round,
+        clients=drawn,
+        train_loss=float(metrics.get("loss", float("nan"))),  # type: ignore[arg-type]
+        train_accuracy=float(metrics.get("accuracy", float("nan"))),  # type: ignore[arg-type]
+        test_loss=test_loss,
+        test_accuracy=test_accuracy,
+        client_accuracy=client_accuracy,
+        tau=tau,
+        operations_alive=operations,
+        pairs_alive=pairs,
+        entropy=entropy(alphas, mask, experiment.topology, tau),
+        seconds={
+            "total": ended - started,
+            "client": view.client_seconds,
+            "server": (sent - started) + (served - received),
+            "transport": received - sent - view.client_seconds,
+            "evaluation": ended - served,
+        },
+        bytes_down=_by_kind(view.sent),
+        bytes_up=_by_kind(view.received),
+    )
+    return arrays, result
+
+
+def _finish(
+    grid: Grid, strategy: Strategy, experiment: Experiment, arrays: ArrayRecord
+) -> SearchResult:
+    """Cut what has not converged, derive the network and measure it."""
+    settings = experiment.settings
+    weights, alphas = wire.from_arrays(wire.from_record(arrays))
+    mask, tau = _mask(strategy, experiment), experiment.plan.schedule(settings.rounds)
+    _, before_cut = evaluate_supernet(experiment, weights, alphas, mask, tau)
+    cut = final_cut(alphas, mask, experiment.topology)
+    genotype, weights = searched(experiment, weights, cut)
+    accuracy = evaluate_network(experiment, genotype, weights)
+
+    final = wire.to_record(wire.to_arrays(weights, alphas))
+    config = wire.round_config(tau, cut)
+    groups = {"client": range(settings.clients)}
+    if settings.held_out_clients:
+        groups["held_out"] = range(settings.clients, settings.partitions)
+    summary: dict[str, Any] = {
+        "name": settings.name,
+        "strategy": settings.strategy.name,
+        "seed": settings.seed,
+        "rounds": settings.rounds,
+        "test_accuracy": accuracy,
+        "accuracy_before_last_cut": before_cut,
+        "pruning_gap": before_cut - accuracy,
+        "operations_before_last_cut": mask.counts()[0],
+        "operations": cut.counts()[0],
+        "parameters": count_parameters(weights),
+        "macs": count_macs(genotype, experiment.dataset.test.images.shape[1:3]),
+    }
+    for group, partitions in groups.items():
+        view = PartitionGrid(grid, partitions, settings.engine.timeout)
+        measured = evaluate_clients(view, final, settings.rounds, config)
+        summary[f"{group}_accuracy_before"] = asdict(measured.before)
+        summary[f"{group}_accuracy_after"] = asdict(measured.after)
+    return SearchResult(genotype, weights, summary)
+
+
+def _mask(strategy: Strategy, experiment: Experiment) -> Mask:
+    """Return what the strategy has left alive: everything, if it does not search."""
+    mask = getattr(strategy, "mask", None)
+    return mask if isinstance(mask, Mask) else Mask.full(experiment.topology)
+
+
+def _by_kind(counts: tuple[int, int]) -> dict[str, int]:
+    return {"weights": counts[0], "alphas": counts[1]}

@@ -1,0 +1,136 @@
+"""The strategy FedMetaNAS: average weights and alphas, then prune softly.
+
+Huang and Gao, "Federated Neural Architecture Search with Model-Agnostic Meta Learning", 2025,
+https://arxiv.org/abs/2504.06457. A round of the server is
+
+    w <- sum n_k w_k / sum n_k                     weights_rule
+    a <- sum n_k a_k / sum n_k                     alphas_rule
+    mask <- soft_prune(a, mask) at the round's tau
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from search_space.alphas import Mask
+from search_space.pruning import soft_prune
+from search_space.relaxation import TemperatureSchedule
+from search_space.supernet import NetworkShape, alive_names
+
+from . import wire
+from .aggregation import RULES, AnyArray
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a strategy that searches must know of the experiment.
+
+    Attributes
+    ----------
+    shape : NetworkShape
+        The supernet's shape.
+    schedule : TemperatureSchedule
+        The temperature of every round.
+    operation_threshold, pair_threshold : float
+        See :func:`search_space.pruning.soft_prune`.
+    warmup_rounds : int
+        Nothing is pruned in the first so many rounds.
+    """
+
+    shape: NetworkShape
+    schedule: TemperatureSchedule
+    operation_threshold: float
+    pair_threshold: float
+    warmup_rounds: int
+
+
+class FedMetaNAS(FedAvg):
+    """Average the clients' weights and alphas, prune, send what is alive.
+
+    It trains on every node of the grid it is given; who takes part is the round loop's choice.
+
+    Parameters
+    ----------
+    plan : SearchPlan
+        Schedules and thresholds of the search.
+    weights_rule, alphas_rule : {"weighted-mean", "mean", "median"}
+        How arrays are aggregated, see :mod:`strategies.aggregation`.
+
+    Attributes
+    ----------
+    mask : Mask
+        What is alive after the rounds so far.
+
+    Raises
+    ------
+    ValueError
+        If a rule is unknown.
+    """
+
+    def __init__(
+        self,
+        plan: SearchPlan,
+        weights_rule: str = "weighted-mean",
+        alphas_rule: str = "weighted-mean",
+    ) -> None:
+        super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+        for key, rule in (("weights_rule", weights_rule), ("alphas_rule", alphas_rule)):
+            if rule not in RULES:
+                raise ValueError(f"{key}: expected one of {', '.join(RULES)}; found {rule!r}")
+        self.plan = plan
+        self.weights_rule = RULES[weights_rule]
+        self.alphas_rule = RULES[alphas_rule]
+        self.mask = Mask.full(plan.shape.topology)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send what is alive, the temperature and the mask to every node."""
+        config.update(wire.round_config(self.plan.schedule(server_round), self.mask))
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Aggregate weights and alphas by their rules, prune, and drop what died.
+
+        The replies are taken in the order given, which decides the last bit of a sum.
+        """
+        valid, _ = self._check_and_log_replies(replies, is_train=True)
+        if not valid:
+            return None, None
+        contents = [reply.content for reply in valid]
+        records = [next(iter(content.array_records.values())) for content in contents]
+        metrics = [next(iter(content.metric_records.values())) for content in contents]
+        examples = [float(record[self.weighted_by_key]) for record in metrics]  # type: ignore[arg-type]
+        clients = [wire.from_record(record) for record in records]
+        arrays = {
+            key: (self.alphas_rule if key.startswith(wire.ALPHAS) else self.weights_rule)(
+                [client[key] for client in clients], examples
+            )
+            for key in clients[0]
+        }
+        self._prune(server_round, arrays)
+        return wire.to_record(arrays), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+
+    def _prune(self, server_round: int, arrays: dict[str, AnyArray]) -> None:
+        """Update the mask from the averaged alphas and delete the arrays of what died."""
+        plan = self.plan
+        if server_round <= plan.warmup_rounds:
+            return
+        weights, alphas = wire.from_arrays(arrays)
+        topology = plan.shape.topology
+        self.mask = soft_prune(
+            alphas,
+            self.mask,
+            topology,
+            plan.schedule(server_round),
+            plan.operation_threshold,
+            plan.pair_threshold,
+        )
+        alive = set(alive_names(plan.shape, list(weights), self.mask.alive(topology)))
+        for name in weights.keys() - alive:
+            del arrays[wire.WEIGHTS + name]

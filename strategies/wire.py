@@ -1,0 +1,99 @@
+"""The wire format: which arrays and settings of the round a message carries, by name.
+
+One ArrayRecord a message with the keys ``weights/<name>`` and ``alphas/<name>``, so that any of
+Flower's strategies can aggregate it. The weights of pruned operations are not in it. One
+ConfigRecord with ``server-round`` and, from a strategy that searches, ``tau`` and ``mask/<name>``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord
+from torch import Tensor
+
+from search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
+from search_space.supernet import Weights
+
+from .aggregation import AnyArray
+
+WEIGHTS = "weights/"
+ALPHAS = "alphas/"
+MASK = "mask/"
+
+
+def to_arrays(weights: Weights, alphas: Alphas) -> dict[str, AnyArray]:
+    """Return the NumPy arrays of a message by key; on the CPU they share the tensors' memory."""
+    tensors = {WEIGHTS + name: tensor for name, tensor in weights.items()}
+    tensors |= {ALPHAS + name: tensor for name, tensor in alphas.items()}
+    return {key: tensor.detach().cpu().numpy() for key, tensor in tensors.items()}
+
+
+def from_arrays(arrays: Mapping[str, AnyArray]) -> tuple[Weights, Alphas]:
+    """Return weights and alphas, copied, as float32 tensors on the CPU.
+
+    Raises
+    ------
+    KeyError
+        If one of the four arrays of alphas is missing.
+    """
+
+    def tensor(array: AnyArray) -> Tensor:
+        return torch.from_numpy(np.array(array, dtype=np.float32))
+
+    weights = {
+        key.removeprefix(WEIGHTS): tensor(array)
+        for key, array in arrays.items()
+        if key.startswith(WEIGHTS)
+    }
+    return weights, Alphas(*(tensor(arrays[ALPHAS + name]) for name in PER_CELL_NAMES))
+
+
+def to_record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:
+    """Return the record of a message."""
+    return ArrayRecord({key: Array(array) for key, array in arrays.items()})
+
+
+def from_record(record: ArrayRecord) -> dict[str, AnyArray]:
+    """Return the arrays of a record."""
+    return {key: array.numpy() for key, array in record.items()}
+
+
+def round_config(tau: float, mask: Mask) -> dict[str, Any]:
+    """Return what a strategy that searches sends along: temperature and mask."""
+    config: dict[str, Any] = {"tau": tau}
+    for name, tensor in mask.items():
+        config[MASK + name] = tensor.flatten().tolist()
+    return config
+
+
+def mask_from_config(config: Mapping[str, Any], topology: Topology) -> Mask:
+    """Return the mask of a message; all alive where the strategy sent none.
+
+    Raises
+    ------
+    ValueError
+        If a part of the mask has not the size the topology asks for.
+    """
+    full = Mask.full(topology)
+    if MASK + PER_CELL_NAMES[0] not in config:
+        return full
+    parts = {}
+    for name, tensor in full.items():
+        values = config[MASK + name]
+        if len(values) != tensor.numel():
+            raise ValueError(f"{MASK}{name}: expected {tensor.numel()} values, not {len(values)}")
+        parts[name] = torch.tensor(values, dtype=torch.bool).reshape(tensor.shape)
+    return Mask(**parts)
+
+
+def count_bytes(record: ArrayRecord) -> tuple[int, int]:
+    """Return the bytes of the weights and of the alphas in a record, as they are serialised."""
+    weights = sum(len(array.data) for key, array in record.items() if key.startswith(WEIGHTS))
+    return weights, sum(len(array.data) for array in record.values()) - weights
+
+
+def with_partition(config: Mapping[str, Any], partition_id: int) -> ConfigRecord:
+    """Return a copy of a message's settings that says which client it is for."""
+    return ConfigRecord({**config, "partition-id": partition_id})
