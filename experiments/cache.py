@@ -5,6 +5,7 @@ number of workers holds the images once. The folder's name carries a fingerprint
 made from; changed files give another folder.
 """
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -171,7 +172,8 @@ def _write(dataset: Dataset, folder: Path) -> None:
 def _replace(new: Path, entry: Path, old: Path) -> None:
     """Put `new` in the place of `entry`, unless another process was first and did it well."""
     if entry.exists() and _open_folder(entry) is None:
-        os.rename(entry, old)  # damaged; it is removed together with the folder `old` lies in
+        with contextlib.suppress(FileNotFoundError):  # another process repairs it, too
+            os.rename(entry, old)  # it is removed together with the folder `old` lies in
     try:
         os.rename(new, entry)
     except OSError:

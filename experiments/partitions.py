@@ -157,7 +157,7 @@ def _partitioner(
     seed: int,
 ) -> Any:
     """Make the partitioner of Flower Datasets for a kind."""
-    # Imported here because it takes seconds, and the settings import this package.
+    # Imported here because it takes seconds, and not all who import this module partition.
     from flwr_datasets import partitioner
 
     if kind == "iid":
