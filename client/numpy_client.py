@@ -1,5 +1,6 @@
 """A client of Flower around the two learners: NumPy arrays in, NumPy arrays out."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class MetaClient(NumPyClient):
             self._episodes(this_round),
             self._inner_rates(this_round),
             OuterOptimizers(
-                settings.outer_lr,
+                self._outer_lr(this_round.number),
                 settings.outer_alpha_lr * learn,
                 settings.momentum,
                 settings.weight_decay,
@@ -131,6 +132,13 @@ class MetaClient(NumPyClient):
         mask = wire.mask_from_config(config, self.experiment.topology)
         tau = float(config.get("tau", plan.schedule(number)))
         return _Round(number, self.experiment.relaxed(mask, tau), number > plan.warmup_rounds)
+
+    def _outer_lr(self, number: int) -> float:
+        """Return the step size of the weights in a round, the same for every client."""
+        settings, rounds = self.experiment.settings.client, self.experiment.settings.rounds
+        if settings.outer_lr_schedule == "constant":
+            return settings.outer_lr
+        return settings.outer_lr * 0.5 * (1 + math.cos(math.pi * (number - 1) / rounds))
 
     def _inner_rates(self, this_round: _Round) -> InnerRates:
         settings = self.experiment.settings.client

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
@@ -40,8 +40,9 @@ class AppByName:
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Call the ClientApp."""
-        context.run_config = dict(self.run_config)
-        reply: Message = _app(self.name)(message=message, context=context)
+        # A context of its own with the same state: the engine refuses one whose config changed.
+        own = replace(context, run_config=dict(self.run_config))
+        reply: Message = _app(self.name)(message=message, context=own)
         return reply
 
 

@@ -129,6 +129,7 @@ class ClientSettings:
     inner_alpha_lr: float = setting(0.02, at_least(0))
     outer_lr: float = setting(0.1, at_least(0))
     outer_alpha_lr: float = setting(0.02, at_least(0))
+    outer_lr_schedule: str = setting("cosine", one_of(("cosine", "constant")))  # over the rounds
     momentum: float = setting(0.9, between(0, 0.999))
     weight_decay: float = setting(3e-4, at_least(0))
     clip: float = setting(5.0, above(0))  # greatest norm of the gradient of the weights

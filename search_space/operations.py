@@ -69,7 +69,7 @@ def make_norm(channels: int, norm: str) -> nn.Module:
     """
     if norm == "batch":
         return BatchStatNorm()
-    groups = math.gcd(channels, max(1, channels // 8))  # of 8 channels, where that divides
+    groups = math.gcd(channels, max(1, channels // 4))  # of 4 channels, where that divides
     return nn.GroupNorm(groups, channels, affine=False)
 
 
