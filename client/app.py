@@ -35,7 +35,10 @@ def _open(message: Message, context: Context) -> tuple[MetaClient, list[Any], di
     experiment = experiment_of(context.run_config, context.node_config)
     config = dict(next(iter(message.content.config_records.values())))
     record = next(iter(message.content.array_records.values()))
-    client = MetaClient(experiment, int(config["partition-id"]), list(record))  # type: ignore[call-overload]
+    partition_id = config["partition-id"]
+    if not isinstance(partition_id, int) or not 0 <= partition_id < len(experiment.parts):
+        raise ValueError(f"there is no client {partition_id!r} in this experiment")
+    client = MetaClient(experiment, partition_id, list(record))
     return client, list(wire.from_record(record).values()), config
 
 

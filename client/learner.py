@@ -90,9 +90,7 @@ def task_learner(
         steps = [rates.weights] * len(theta.weights) + [rates.alphas] * 4
         tensors = [
             value - step * slope
-            for value, slope, step in zip(
-                adapted.tensors(), gradient.tensors(), steps, strict=True
-            )
+            for value, slope, step in zip(adapted.tensors(), gradient.tensors(), steps, strict=True)
         ]
         adapted = theta.with_tensors(tensors)
         if not second_order:
@@ -188,16 +186,13 @@ class OuterOptimizers:
         count = state.step + 1
         slopes = list(gradient.weights.values())
         values = [w.detach() for w in theta.weights.values()]
-        slopes = torch._foreach_add(slopes, values, alpha=self.weight_decay)
-        momentum = torch._foreach_add(
-            torch._foreach_mul(state.momentum, self.momentum), slopes
-        )
+        slopes = list(torch._foreach_add(slopes, values, alpha=self.weight_decay))
+        momentum = torch._foreach_add(torch._foreach_mul(state.momentum, self.momentum), slopes)
         weights = torch._foreach_add(values, momentum, alpha=-self.lr)
 
         first, second, alphas = [], [], []
-        for a, g, m, v in zip(
-            theta.alphas.tensors(), gradient.alphas.tensors(), state.first, state.second, strict=True
-        ):
+        values_and_slopes = zip(theta.alphas.tensors(), gradient.alphas.tensors(), strict=True)
+        for (a, g), m, v in zip(values_and_slopes, state.first, state.second, strict=True):
             m = 0.9 * m + 0.1 * g
             v = 0.999 * v + 0.001 * g * g
             unbiased = m / (1 - 0.9**count), v / (1 - 0.999**count)

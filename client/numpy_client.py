@@ -171,9 +171,7 @@ class MetaClient(NumPyClient):
         indices = self.split.support if part == "support" else self.split.query
         return batches(self.experiment, indices, number, self.partition_id, part)
 
-    def _loss(
-        self, this_round: _Round, batch: tuple[Tensor, Tensor], noise: Noise | None
-    ) -> Loss:
+    def _loss(self, this_round: _Round, batch: tuple[Tensor, Tensor], noise: Noise | None) -> Loss:
         images, labels = batch
 
         def loss(theta: Parameters) -> tuple[Tensor, Tensor]:

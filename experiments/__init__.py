@@ -1,1 +1,1 @@
-
+"""What an experiment is, and what a person runs."""

@@ -24,8 +24,8 @@ CLIENT_APP = "client.app:app"
 RunConfig = dict[str, Any]
 
 
-class Stopped(BaseException):
-    """The person stopped the run. Not an Exception: no handler of errors may swallow it."""
+class StoppedError(Exception):
+    """The person stopped the run; this ends the server's thread."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class StoppableServer:
 
         def pull_unless_stopped(message_ids: Iterable[str]) -> Iterable[Message]:
             if self.stop.is_set():
-                raise Stopped
+                raise StoppedError
             return pull(message_ids)
 
         grid.pull_messages = pull_unless_stopped  # type: ignore[method-assign]

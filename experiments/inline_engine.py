@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from itertools import count
 
 from flwr.app import Context, Message, RecordDict
-from flwr.supercore.run import Run
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 ClientCallable = Callable[[Message, Context], Message]
@@ -70,7 +70,7 @@ class InlineGrid(Grid):
             except Exception as error:
                 stage = message.metadata.message_type
                 config = next(iter(message.content.config_records.values()))
-                error.add_note(f"in client {config.get('partition-id')}, stage {stage}")
+                error.add_note(f"in client {config['partition-id']!r}, stage {stage}")
                 raise
             identities.append(identity)
         return identities

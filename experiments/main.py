@@ -1,21 +1,19 @@
-"""The command line: ``fedmetanas run`` and ``fedmetanas evaluate``."""
+"""The command line: ``fedmetanas run``, ``evaluate`` and ``draw``."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-
-from search_space.genotype import Genotype, GenotypeError, load_weights
+from search_space.genotype import GenotypeError
 from search_space.prediction import evaluate
 from strategies.registry import StrategyError, make_strategy
 
 from . import results
 from .datasets import DataError
+from .drawing import draw_cells
 from .engines import ENGINES
 from .experiment import open_experiment
-from .settings import SettingsError, experiments, from_yaml, load
+from .settings import SettingsError, experiments, load
 
 USER_ERRORS = (SettingsError, DataError, StrategyError, GenotypeError)
 
@@ -41,19 +39,22 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run an experiment")
+    names = ", ".join(experiments())
+    run.add_argument("experiment", metavar="EXPERIMENT", help=f"a YAML file, or one of {names}")
     run.add_argument(
-        "experiment", help="a YAML file, or one of " + ", ".join(experiments()), metavar="EXPERIMENT"
-    )
-    run.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings, such as rounds=10 search.nodes=3"
+        "overrides", nargs="*", metavar="key=value", help="settings, such as search.nodes=3"
     )
     run.add_argument("--engine", choices=sorted(ENGINES), default="ray", help="default: ray")
-    run.add_argument("--out", default="", metavar="DIR", help="default: results/<experiment>/<time>")
+    run.add_argument("--out", default="", metavar="DIR", help="default: results/EXPERIMENT/TIME")
     run.set_defaults(command=_run)
 
     test = commands.add_parser("evaluate", help="test the network that a run has left")
     test.add_argument("folder", type=Path, metavar="DIR", help="the results folder of a run")
     test.set_defaults(command=_evaluate)
+
+    draw = commands.add_parser("draw", help="draw the cells that a run has found")
+    draw.add_argument("folder", type=Path, metavar="DIR", help="the results folder of a run")
+    draw.set_defaults(command=_draw)
     return parser
 
 
@@ -73,23 +74,17 @@ def _run(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     """Load the network from disk and print its accuracy on the test set."""
-    folder: Path = options.folder
-    texts = {}
-    for name in (results.SETTINGS, results.GENOTYPE, results.WEIGHTS):
-        try:
-            texts[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise SettingsError(f"cannot read {folder / name}: {error.strerror}") from None
-    try:
-        settings = from_yaml(texts[results.SETTINGS].decode(), source=str(folder / results.SETTINGS))
-        genotype = Genotype.from_json(texts[results.GENOTYPE].decode())
-        weights = load_safetensors(texts[results.WEIGHTS])
-        experiment = open_experiment(settings)
-        network = genotype.network()
-        load_weights(network, weights)
-    except (GenotypeError, SafetensorError, UnicodeDecodeError) as error:
-        raise GenotypeError(f"{folder}: {error}") from None
-    network.to(experiment.device)
-    loss, accuracy = evaluate(network, experiment.batches(experiment.dataset.test))
+    found = results.read(options.folder)
+    experiment = open_experiment(found.settings)
+    found.network.to(experiment.device)
+    loss, accuracy = evaluate(found.network, experiment.batches(experiment.dataset.test))
     print(f"test accuracy {accuracy:.6f}  loss {loss:.6f}")
+    return 0
+
+
+def _draw(options: argparse.Namespace) -> int:
+    """Draw the cells into the results folder."""
+    path = options.folder / "cells.png"
+    draw_cells(results.read(options.folder).genotype, path)
+    print(path)
     return 0

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 
-def rng(purpose: str, seed: int, server_round: int = 0, partition_id: int = 0) -> np.random.Generator:
+def rng(
+    purpose: str, seed: int, server_round: int = 0, partition_id: int = 0
+) -> np.random.Generator:
     """Return NumPy's generator for one purpose, in one round, on one client.
 
     Parameters
@@ -25,6 +27,6 @@ def rng(purpose: str, seed: int, server_round: int = 0, partition_id: int = 0) -
 def torch_generator(
     purpose: str, seed: int, server_round: int = 0, partition_id: int = 0
 ) -> torch.Generator:
-    """Return PyTorch's CPU generator for one purpose, in one round, on one client; see :func:`rng`."""
+    """Return PyTorch's CPU generator for one purpose, round and client; see :func:`rng`."""
     state = rng(purpose, seed, server_round, partition_id).integers(2**63)
     return torch.Generator().manual_seed(int(state))

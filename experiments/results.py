@@ -2,10 +2,17 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .settings import Settings, SettingsError
+import safetensors.torch
+from safetensors import SafetensorError
+
+from search_space.genotype import Genotype, GenotypeError, load_weights
+from search_space.supernet import Network
+
+from .settings import Settings, SettingsError, from_yaml
 
 SETTINGS = "settings.yaml"
 METRICS = "metrics.jsonl"
@@ -56,6 +63,53 @@ def _timed_folder(parent: Path) -> Path:
             continue
         return folder
     raise SettingsError(f"out: cannot find a free name in {parent}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a completed run has left.
+
+    Attributes
+    ----------
+    settings : Settings
+        The run's settings.
+    genotype : Genotype
+        The architecture.
+    network : Network
+        The network with its weights, on the CPU.
+    """
+
+    settings: Settings
+    genotype: Genotype
+    network: Network
+
+
+def read(folder: Path) -> Found:
+    """Read settings, genotype and weights of a completed run from its folder.
+
+    Raises
+    ------
+    SettingsError, GenotypeError
+        If a file is missing or damaged, or the weights are not those of the genotype.
+    """
+    contents = {}
+    for name in (SETTINGS, GENOTYPE, WEIGHTS):
+        try:
+            contents[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise SettingsError(f"cannot read {folder / name}: {error.strerror}") from None
+    name = SETTINGS
+    try:
+        settings = from_yaml(contents[name].decode(), source=str(folder / name))
+        name = GENOTYPE
+        genotype = Genotype.from_json(contents[name].decode())
+        name = WEIGHTS
+        weights = safetensors.torch.load(contents[name])
+        network = genotype.network()
+        load_weights(network, weights)
+    except (GenotypeError, SafetensorError, UnicodeDecodeError) as error:
+        raise GenotypeError(f"{folder / name}: {error}") from None
+    return Found(settings, genotype, network)
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

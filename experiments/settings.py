@@ -85,6 +85,7 @@ class DataSettings:
     concentration: float = setting(0.5, above(0))  # dirichlet: small means unlike clients
     classes_per_client: int = setting(2, at_least(1))  # pathological
     min_client_size: int = setting(10, at_least(3))  # images of the smallest client
+    augment: str = setting("none", one_of(("none", "shift", "shift-flip")))  # of training images
     support: float = setting(0.3, inside(0, 1))  # share of a client's images for the inner loop
     query: float = setting(0.55, inside(0, 1))  # for the outer loop; the rest is its test part
 

@@ -1,1 +1,1 @@
-
+"""The search space: operations, relaxation, supernet, pruning, genotype. Plain PyTorch."""

@@ -1,8 +1,8 @@
 """The genotype: which operations a searched network has, and the network itself.
 
 A genotype names for every node of the normal and of the reduction cell its two inputs and the
-operation on each (Liu, Simonyan and Yang, "DARTS", 2019, section 2.3). It is written as JSON with the
-network's shape, so that a file of it and one of weights make a network:
+operation on each (Liu, Simonyan and Yang, "DARTS", 2019, section 2.3). It is written as JSON with
+the network's shape, so that a file of it and one of weights make a network:
 
 >>> genotype = Genotype.from_json(text)
 >>> network = genotype.network()
@@ -51,7 +51,9 @@ class Genotype:
             for edges in shape.topology.node_edges:
                 choices = [(n, shape.topology.edges[e][1]) for e in edges for n in alive.get(e, ())]
                 if len(choices) != 2 or choices[0][1] == choices[1][1]:
-                    raise ValueError(f"the mask is not one-hot yet: a {cell_type} node has {choices}")
+                    raise ValueError(
+                        f"the mask is not one-hot yet: a {cell_type} node has {choices}"
+                    )
                 nodes.append((choices[0], choices[1]))
             cells[cell_type] = tuple(nodes)
         return Genotype(shape, cells["normal"], cells["reduce"])

@@ -123,7 +123,8 @@ class FactorizedReduce(nn.Module):
         """Map `x` (B, C, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
         x = F.relu(x)
         shifted = F.pad(x[:, :, 1:, 1:], (0, 1, 0, 1))  # padded: odd sizes halve alike
-        return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
+        halves = torch.cat([self.even(x), self.odd(shifted)], dim=1)
+        return self.norm(halves)  # type: ignore[no-any-return]
 
 
 class Zero(nn.Module):

@@ -1,8 +1,8 @@
 """Soft pruning: what has become improbable dies during the search, so that nothing is cut later.
 
 After Elsken et al., "Meta-Learning of Neural Architectures for Few-Shot Learning", 2020,
-https://arxiv.org/abs/1911.11090: with p = softmax(alpha / tau) over the living operations of an edge
-and q = softmax(beta / tau) over the living pairs of a node,
+https://arxiv.org/abs/1911.11090: with p = softmax(alpha / tau) over the living operations of an
+edge and q = softmax(beta / tau) over the living pairs of a node,
 
     p_o < operation_threshold  ->  the operation dies
     q_pair < pair_threshold    ->  the pair dies

@@ -1,8 +1,8 @@
 """The dual relaxation of operations and input pairs, and the schedule of its temperature.
 
 Gumbel-Softmax: Jang, Gu and Poole, 2017, https://arxiv.org/abs/1611.01144, and Maddison, Mnih and
-Teh, 2017, https://arxiv.org/abs/1611.00712. Pairs of inputs: Elsken et al., "Meta-Learning of Neural
-Architectures for Few-Shot Learning", 2020, https://arxiv.org/abs/1911.11090.
+Teh, 2017, https://arxiv.org/abs/1611.00712. Pairs of inputs: Elsken et al., "Meta-Learning of
+Neural Architectures for Few-Shot Learning", 2020, https://arxiv.org/abs/1911.11090.
 
     z_o    = exp((alpha_o + g_o) / tau) / sum over living o' of exp((alpha_o' + g_o') / tau)
     s_(ik) = the same of beta over the living pairs of a node

@@ -187,7 +187,8 @@ def call(
     alive: Alive | None = None,
 ) -> Tensor:
     """Call a network as a pure function of its weights; see :meth:`Network.forward`."""
-    return functional_call(network, weights, (images, coefficients, alive))
+    logits: Tensor = functional_call(network, weights, (images, coefficients, alive))
+    return logits
 
 
 def initial_weights(network: Network, generator: torch.Generator) -> Weights:

@@ -12,6 +12,7 @@ from search_space.alphas import Alphas, Mask
 from search_space.genotype import Genotype, load_weights
 from search_space.prediction import evaluate
 from search_space.supernet import Weights, alive_names
+
 from .partition_grid import PartitionGrid
 
 
@@ -84,9 +85,7 @@ def evaluate_clients(
     return ClientAccuracy(Spread.of(before), Spread.of(after))
 
 
-def searched(
-    experiment: Experiment, weights: Weights, mask: Mask
-) -> tuple[Genotype, Weights]:
+def searched(experiment: Experiment, weights: Weights, mask: Mask) -> tuple[Genotype, Weights]:
     """Return the genotype of a one-hot mask and the weights of its network.
 
     Raises

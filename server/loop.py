@@ -120,7 +120,7 @@ def search(
 
     Raises
     ------
-    ClientFailed
+    ClientError
         If a client fails.
     """
     settings = experiment.settings

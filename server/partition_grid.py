@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable, Sequence
 
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.supercore.run import Run
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 
 from experiments.randomness import rng
 from strategies import wire
@@ -20,7 +20,7 @@ from strategies import wire
 PULL_INTERVAL = 0.02  # seconds
 
 
-class ClientFailed(RuntimeError):
+class ClientError(RuntimeError):
     """A client answered with an error, or not in time. The message names it and the stage."""
 
 
@@ -91,7 +91,7 @@ class PartitionGrid(Grid):
 
         Raises
         ------
-        ClientFailed
+        ClientError
             If a client answers with an error, or one does not answer in time.
         """
         client_of = self._push(messages)
@@ -100,13 +100,13 @@ class PartitionGrid(Grid):
         while waiting := [m for m, client in client_of.items() if client not in replies]:
             if time.monotonic() > deadline:
                 silent = ", ".join(str(client_of[m]) for m in waiting)
-                raise ClientFailed(f"no reply from client {silent} in time (engine.timeout)")
+                raise ClientError(f"no reply from client {silent} in time (engine.timeout)")
             pulled = list(self.grid.pull_messages(waiting))
             for reply in pulled:
                 client = client_of[reply.metadata.reply_to_message_id]
                 if reply.has_error():
                     stage = reply.metadata.message_type
-                    raise ClientFailed(f"client {client} failed in {stage}: {reply.error.reason}")
+                    raise ClientError(f"client {client} failed in {stage}: {reply.error.reason}")
                 replies[client] = reply
             if not pulled:
                 time.sleep(PULL_INTERVAL)
@@ -141,7 +141,7 @@ class PartitionGrid(Grid):
             worker = metrics.get("worker")
             seconds = metrics.get("seconds", 0.0)
             if isinstance(seconds, int | float):
-                busy[worker] = busy.get(worker, 0.0) + seconds  # type: ignore[index]
+                busy[worker] = busy.get(worker, 0.0) + seconds
         self.client_seconds += max(busy.values(), default=0.0)
 
 

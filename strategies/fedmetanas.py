@@ -113,11 +113,19 @@ class FedMetaNAS(FedAvg):
             )
             for key in clients[0]
         }
-        self._prune(server_round, arrays)
+        self.prune(server_round, arrays)
         return wire.to_record(arrays), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
-    def _prune(self, server_round: int, arrays: dict[str, AnyArray]) -> None:
-        """Update the mask from the averaged alphas and delete the arrays of what died."""
+    def prune(self, server_round: int, arrays: dict[str, AnyArray]) -> None:
+        """Update the mask from the averaged alphas and delete the arrays of what died.
+
+        Parameters
+        ----------
+        server_round : int
+            From 1.
+        arrays : dict of str to array
+            The aggregated arrays by key; changed in place.
+        """
         plan = self.plan
         if server_round <= plan.warmup_rounds:
             return
