@@ -23,6 +23,16 @@ CLIENT_APP = "client.app:app"
 
 RunConfig = dict[str, Any]
 
+#: Read by Flower and Ray when they start; a person's own values are kept.
+RAY_ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Workers do all the work here. At Ray's default, 15, they starve beside any busy process.
+    "RAY_worker_niceness": "0",
+}
+
 
 class StoppedError(Exception):
     """The person stopped the run; this ends the server's thread."""
@@ -91,11 +101,8 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
     KeyboardInterrupt
         If the person stops it; the server and Ray's workers have ended by then.
     """
-    # No look outside, and none of Ray's own reading of Ctrl-C or of uv.
-    os.environ.update(
-        FLWR_TELEMETRY_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0", RAY_USAGE_STATS_ENABLED="0"
-    )
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from flwr.simulation import run_simulation  # Ray is slow to import: only where it is used
 
     logging.getLogger("flwr").setLevel(logging.ERROR)

@@ -20,7 +20,7 @@ USER_ERRORS = (SettingsError, DataError, StrategyError, GenotypeError)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return 0 if all was done, 1 if it failed, 2 for bad input."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         return int(options.command(options))
     except USER_ERRORS as error:
@@ -29,6 +29,17 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nfedmetanas: stopped", file=sys.stderr)
         return 130
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; ``key=value`` may stand before and behind options."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.command is _run and all("=" in word and word[0] != "-" for word in rest):
+        options.overrides += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

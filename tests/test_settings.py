@@ -31,7 +31,7 @@ clients_per_round: 4
 held_out_clients: 3
 data: {dataset: imagefolder, root: /tmp/x y, download: true, cache: '#no comment', image_size: 24,
   partition: pathological, concentration: 0.7, classes_per_client: 3, min_client_size: 12,
-  support: 0.2, query: 0.4}
+  support: 0.2, query: 0.4, augment: shift}
 search: {channels: 5, layers: 4, nodes: 3, operations: [none, skip_connect], norm: batch,
   relaxation: gumbel-hard, tau_schedule: linear, tau_start: 2.5, tau_end: 1.0e-05, tau_rounds: 9,
   operation_threshold: 0.11, pair_threshold: 0.12, warmup_rounds: 0}
@@ -133,7 +133,7 @@ def test_command_line_beats_yaml_beats_defaults(tmp_path: Path) -> None:
 def test_run_config_names_an_experiment_and_overrides() -> None:
     run_config = {
         "experiment": "digits",
-        "overrides": "rounds=3 search.nodes=1 data.root='/a b' search.operations='[none, skip_connect]'",
+        "overrides": "rounds=3 search.nodes=1 data.root='/a b' search.operations='[none]'",
         "settings": "",
         "out": "",
     }
@@ -143,7 +143,7 @@ def test_run_config_names_an_experiment_and_overrides() -> None:
     expected = load("digits", ["rounds=3", "search.nodes=1"])
     assert settings.rounds == 3
     assert settings.data.root == "/a b"
-    assert settings.search.operations == ("none", "skip_connect")
+    assert settings.search.operations == ("none",)
     assert settings.client == expected.client
 
 
@@ -445,11 +445,11 @@ def test_the_object_cannot_be_changed() -> None:
 
 
 JUNK = [
-    "", "null", "true", "0", "-1", "1", "3", "10000000000000000000000", "0.5", "-0.5", "1e-3", "1e999",
+    "", "null", "true", "0", "-1", "1", "3", "1" + "0" * 22, "0.5", "-0.5", "1e-3", "1e999",
     ".nan", "-.inf", "text", "''", "'3'", "[]", "[1]", "[skip_connect]", "[[[]]]", "{}", "{a: 1}",
     "{1: 2}", "[", "}", "a: b: c", "*x", "&x 1", "!!python/none", "2020-01-01", "12:30:45", "0o17",
-    "0x" + "f" * 300, "9" * 4999, "~", "%", "@", "`", "\\", "\x07", "é", "☃", "/", "..", "x" * 3000,
-    "a\nb", "iid", "cuda", "digits", "gumbel",
+    "0x" + "f" * 300, "9" * 4999, "~", "%", "@", "`", "\\", "\x07", "é", "☃", "/", "..",
+    "x" * 3000, "a\nb", "iid", "cuda", "digits", "gumbel",
 ]  # fmt: skip
 
 
@@ -461,15 +461,17 @@ def test_fuzz_every_key_with_junk_gives_settings_or_an_error_that_names_the_key(
         try:
             settings = from_yaml("", [f"{key}={value}"])
         except SettingsError as error:
+            message, settings = str(error), None
+        if settings is None:
             refusals += 1
-            assert key in str(error), (key, value)
-            assert len(str(error).splitlines()) == 1, (key, value)
+            assert key in message, (key, value)
+            assert len(message.splitlines()) == 1, (key, value)
         else:
             assert from_yaml(settings.to_yaml()) == settings, (key, value)
     assert 100 < refusals < 490  # both ways were taken
 
 
-# Known faults: what should be refused, or accepted, and is not. Strict: the mark goes with the fault
+# Known faults: what should be refused, or accepted, and is not. The mark goes with the fault.
 
 known_fault = pytest.mark.xfail(strict=True, reason="a known fault of experiments/settings.py")
 

@@ -6,13 +6,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from flwr.app import Context, RecordDict
+from flwr.serverapp.strategy import Strategy
 
 from experiments.engines import CLIENT_APP, AppByName
 from experiments.experiment import Experiment, open_experiment
 from experiments.inline_engine import NODE, InlineGrid
 from experiments.settings import Settings, from_yaml
-from flwr.app import Context, RecordDict
-from flwr.serverapp.strategy import Strategy
 from search_space.alphas import Alphas
 from server.loop import Hook, SearchResult, search
 from strategies.registry import make_strategy

@@ -1,0 +1,178 @@
+"""The names that people, configurations and files rely on, and which folder may import which."""
+
+import ast
+import dataclasses
+import importlib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+from experiments import engines, results
+from experiments.datasets import DATASETS
+from experiments.experiment import Experiment
+from experiments.settings import Settings, from_run_config
+from search_space.alphas import PER_CELL_NAMES
+from search_space.operations import DEFAULT_OPERATIONS, OPERATIONS
+from search_space.relaxation import RELAXATIONS
+from server.loop import RoundResult
+from strategies import wire
+from strategies.aggregation import RULES
+from strategies.registry import STRATEGIES
+
+ROOT = Path(__file__).parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+HOUSE = ("search_space", "strategies", "experiments", "client", "server")
+
+
+def attribute(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def test_the_command_is_there() -> None:
+    assert PROJECT["project"]["scripts"] == {"fedmetanas": "experiments.main:main"}
+    assert callable(attribute("experiments.main:main"))
+
+
+def test_the_apps_are_where_flower_and_the_engines_look_for_them() -> None:
+    components = PROJECT["tool"]["flwr"]["app"]["components"]
+
+    assert components == {"serverapp": "server.app:app", "clientapp": "client.app:app"}
+    assert components == {"serverapp": engines.SERVER_APP, "clientapp": engines.CLIENT_APP}
+    assert isinstance(attribute(components["serverapp"]), ServerApp)
+    assert isinstance(attribute(components["clientapp"]), ClientApp)
+
+
+def test_the_run_config_has_its_keys_and_its_defaults_load() -> None:
+    run_config = PROJECT["tool"]["flwr"]["app"]["config"]
+
+    assert run_config == {"experiment": "digits", "overrides": "", "settings": "", "out": ""}
+    assert from_run_config(run_config).name == "digits"
+
+
+def test_all_folders_of_the_house_are_packaged() -> None:
+    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+
+    assert sorted(wheel["packages"]) == sorted(HOUSE)
+
+
+def test_engines() -> None:
+    assert set(engines.ENGINES) == {"ray", "inline"}
+
+
+def test_strategies_and_rules() -> None:
+    assert set(STRATEGIES) == {"fedmetanas"}
+    assert set(RULES) == {"weighted-mean", "mean", "median"}
+
+
+def test_relaxations() -> None:
+    assert RELAXATIONS == ("softmax", "gumbel", "gumbel-hard")
+
+
+def test_operations_in_their_order() -> None:
+    assert DEFAULT_OPERATIONS == (
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+    )
+    assert set(OPERATIONS) == {*DEFAULT_OPERATIONS, "none"}
+
+
+def test_datasets() -> None:
+    assert set(DATASETS) == {
+        "digits",
+        "mnist",
+        "fashion-mnist",
+        "cifar10",
+        "cifar100",
+        "imagefolder",
+    }
+
+
+def test_files_of_a_results_folder() -> None:
+    names = (results.SETTINGS, results.METRICS, results.GENOTYPE, results.WEIGHTS, results.SUMMARY)
+
+    assert names == (
+        "settings.yaml",
+        "metrics.jsonl",
+        "genotype.json",
+        "weights.safetensors",
+        "summary.json",
+    )
+
+
+def test_keys_of_a_message() -> None:
+    assert (wire.WEIGHTS, wire.ALPHAS, wire.MASK) == ("weights/", "alphas/", "mask/")
+    assert PER_CELL_NAMES == ("op_normal", "op_reduce", "input_normal", "input_reduce")
+
+
+def test_sections_of_the_settings_and_fields_of_a_round() -> None:
+    def names(cls: Any) -> set[str]:
+        return {field.name for field in dataclasses.fields(cls)}
+
+    assert names(Settings) == {
+        *("name", "seed", "rounds", "clients", "clients_per_round", "held_out_clients"),
+        *("data", "search", "client", "strategy", "evaluation", "engine"),
+    }
+    assert names(RoundResult) >= {
+        *("round", "clients", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
+        *("client_accuracy", "tau", "operations_alive", "pairs_alive", "entropy", "seconds"),
+        *("bytes_down", "bytes_up"),
+    }
+    assert names(Experiment) == {"settings", "dataset", "parts", "supernet", "shape", "device"}
+
+
+# Which folder may import which
+
+
+def imports(path: Path) -> set[str]:
+    """Return the first names of all modules that a file imports, at its top or within."""
+    folder = path.relative_to(ROOT).parts[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(folder if node.level else (node.module or "").partition(".")[0])
+    return found
+
+
+MAY_IMPORT = {
+    "search_space": set[str](),
+    "strategies": {"search_space"},
+    "experiments": {"search_space", "strategies"},
+    "client": {"search_space", "strategies", "experiments"},
+    "server": {"search_space", "strategies", "experiments"},
+}
+
+
+@pytest.mark.parametrize("folder", HOUSE)
+def test_imports_run_one_way(folder: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert len(files) > 1
+
+    others = set(HOUSE) | {"tests"}
+    wrong = {
+        path.name: bad
+        for path in files
+        if (bad := imports(path) & others - {folder} - MAY_IMPORT[folder])
+    }
+
+    assert wrong == {}
+
+
+def test_the_search_space_is_plain_pytorch() -> None:
+    files = sorted((ROOT / "search_space").rglob("*.py"))
+
+    foreign = {name for path in files for name in imports(path)} & {"flwr", "ray", "pathlib", "os"}
+
+    assert foreign == set()
+    assert "torch" in {name for path in files for name in imports(path)}

@@ -1,0 +1,277 @@
+"""The commands a person types, each in a process of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+TINY = (
+    "rounds=2 seed=3 clients=3 held_out_clients=1 search.channels=4 search.layers=2 search.nodes=1 "
+    "search.tau_rounds=2 client.episodes=1 client.batch_size=8 evaluation.every=1"
+)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A cache and Flower home of the tests' own, and no look outside."""
+    base = tmp_path_factory.mktemp("home")
+    return {
+        **os.environ,
+        "XDG_CACHE_HOME": str(base / "cache"),
+        "FLWR_HOME": str(base / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def fedmetanas(
+    *arguments: str, environment: dict[str, str], cwd: Path
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(BIN / "fedmetanas"), *arguments],
+        env=environment,
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def inline(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of a tiny run on the inline engine."""
+    base = tmp_path_factory.mktemp("inline")
+    arguments = ["run", "digits", *TINY.split(), "--engine", "inline", "--out", str(base / "out")]
+    done = fedmetanas(*arguments, environment=environment, cwd=base)
+    assert done.returncode == 0, done.stderr
+    assert f"results: {base / 'out'}" in done.stdout
+    assert "round 2/2" in done.stdout
+    return base / "out"
+
+
+def assert_same_result(first: Path, second: Path) -> None:
+    """Same genotype, same weights to the last bit, same measurements."""
+    assert (first / "genotype.json").read_bytes() == (second / "genotype.json").read_bytes()
+    ours, theirs = (load_file(path / "weights.safetensors") for path in (first, second))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (first, second)]
+    for summary in summaries:
+        del summary["seconds"]
+    assert summaries[0] == summaries[1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_gives_the_bits_of_inline_whatever_the_number_of_workers(
+    workers: int, inline: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["run", "digits", *TINY.split(), f"engine.workers={workers}"]
+
+    done = fedmetanas(*arguments, "--out", "out", environment=environment, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert_same_result(inline, tmp_path / "out")
+
+
+def test_evaluate_finds_the_accuracy_of_the_run(
+    inline: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = fedmetanas("evaluate", str(inline), environment=environment, cwd=tmp_path)
+
+    expected = json.loads((inline / "summary.json").read_text())["test_accuracy"]
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"test accuracy {expected:.6f} ")
+
+
+def test_a_run_of_the_settings_it_left_is_the_same_run(
+    inline: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["run", str(inline / "settings.yaml"), "--engine", "inline", "--out", "again"]
+
+    done = fedmetanas(*arguments, environment=environment, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert_same_result(inline, tmp_path / "again")
+
+
+def test_draw_makes_a_picture(inline: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(inline, tmp_path / "run")
+
+    done = fedmetanas("draw", str(folder), environment=environment, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert (folder / "cells.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "digits", "search.node=3"], ["search.node", "search.nodes"]),
+        (["run", "digits", "rounds=many"], ["rounds", "whole number"]),
+        (["run", "digit"], ["digit", "digits"]),
+        (["run", "digits", "clients_per_round=11"], ["clients_per_round", "clients=10"]),
+        (["run", "digits", "strategy.name=fedmeta"], ["strategy.name", "fedmetanas"]),
+        (["run", "digits", "strategy.options={eta: 1}"], ["strategy.options", "eta"]),
+        (["run", "mnist", "data.root=nowhere"], ["nowhere", "data.download=true"]),
+        (["run", "digits", "clients=500"], ["data.min_client_size"]),
+        (["evaluate", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_bad_input_ends_in_one_line_before_anything_starts(
+    arguments: list[str], words: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = fedmetanas(*arguments, environment=environment, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_earlier_results_are_never_written_over(
+    inline: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in inline.iterdir()}
+
+    done = fedmetanas("run", "digits", "--out", str(inline), environment=environment, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "not empty" in done.stderr
+    assert {path.name: path.read_bytes() for path in inline.iterdir()} == before
+
+
+STRATEGIES = """
+    from strategies.fedmetanas import FedMetaNAS
+
+
+    class LatePruning(FedMetaNAS):
+        def prune(self, server_round, arrays):
+            if server_round % 3 == 0:
+                super().prune(server_round, arrays)
+
+
+    class Broken(FedMetaNAS):
+        def aggregate_train(self, server_round, replies):
+            raise ZeroDivisionError("broken on purpose")
+"""
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_a_run_whose_server_raises_fails_and_shows_why(
+    engine: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "my_strategies.py").write_text(textwrap.dedent(STRATEGIES))
+    environment = {**environment, "PYTHONPATH": str(tmp_path)}
+    arguments = ["run", "digits", *TINY.split(), "strategy.name=my_strategies:Broken"]
+
+    done = fedmetanas(*arguments, "--engine", engine, environment=environment, cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "ZeroDivisionError: broken on purpose" in done.stderr
+
+
+def test_the_strategy_of_the_readme_runs(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "my_strategies.py").write_text(textwrap.dedent(STRATEGIES))
+    environment = {**environment, "PYTHONPATH": str(tmp_path)}
+    arguments = ["run", "digits", *TINY.split(), "search.warmup_rounds=0", "--engine", "inline"]
+    name = "strategy.name=my_strategies:LatePruning"
+
+    done = fedmetanas(*arguments, name, "--out", "out", environment=environment, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["operations_alive"] for line in lines] == [28, 28]
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_ctrl_c_ends_the_run_and_all_its_processes(
+    engine: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    long_run = [*TINY.split(), "rounds=10000", "evaluation.every=10000"]
+    marked = {**environment, "RUN_OF_THE_TEST": str(tmp_path)}
+    process = subprocess.Popen(
+        [str(BIN / "fedmetanas"), "run", "digits", *long_run, "--engine", engine, "--out", "out"],
+        env=marked,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while "round 2/" not in process.stdout.readline():
+        assert process.poll() is None
+
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "fedmetanas: stopped"
+    assert "Traceback" not in errors
+    assert left_over(str(tmp_path)) == []
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def left_over(mark: str) -> list[str]:
+    """Return the command lines of processes with a mark in their environment, after a moment."""
+    for _ in range(50):
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"RUN_OF_THE_TEST={mark}" in (folder / "environ").read_bytes().decode():
+                    found.append((folder / "cmdline").read_text().replace("\0", " "))
+            except (OSError, UnicodeDecodeError):
+                continue
+        if not found:
+            return []
+        time.sleep(0.2)
+    return found
+
+
+def test_flwr_run_gives_the_same_result(
+    inline: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    ports = {
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": "39191",
+        "FLWR_LOCAL_CONTROL_API_PORT": "39193",
+        "RUN_OF_THE_TEST": str(tmp_path),
+    }
+    out = tmp_path / "out"
+    config = f'experiment="digits" overrides="{TINY}" out="{out}"'
+    try:
+        done = subprocess.run(
+            [str(BIN / "flwr"), "run", str(ROOT), "--stream", "--run-config", config],
+            env={**environment, **ports},
+            cwd=tmp_path,  # neutral: the apps must come from the bundle
+            text=True,
+            capture_output=True,
+            timeout=300,
+        )
+    finally:
+        stop_superlinks(str(tmp_path))
+
+    assert (out / "summary.json").exists(), done.stdout[-2000:] + done.stderr[-2000:]
+    assert_same_result(inline, out)
+
+
+def stop_superlinks(mark: str) -> None:
+    """End the SuperLink that `flwr run` has left running."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"RUN_OF_THE_TEST={mark}" in (folder / "environ").read_bytes().decode()
+            if ours and "superlink" in (folder / "cmdline").read_text():
+                os.kill(int(folder.name), signal.SIGTERM)
+        except (OSError, UnicodeDecodeError):
+            continue
