@@ -15,7 +15,7 @@ from experiments.randomness import rng
 def batches(
     experiment: Experiment, indices: np.ndarray[Any, Any], server_round: int, client: int, part: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches without end, every image once before any is seen again.
+    """Yield batches without end, every image as often as any other, but for one.
 
     Parameters
     ----------
@@ -31,12 +31,15 @@ def batches(
     settings = experiment.settings
     generator = rng(f"{part} batches", settings.seed, server_round, client)
     size = min(settings.client.batch_size, len(indices))
+    waiting = indices[:0]
     while True:
-        order = generator.permutation(indices)
-        for start in range(0, len(order) - size + 1, size):
-            chosen = np.sort(order[start : start + size])
-            images, labels = experiment.batch(experiment.dataset.train, chosen)
-            yield augmented(images, settings.data.augment, generator), labels
+        if len(waiting) < size:
+            order = generator.permutation(indices)
+            again = np.isin(order, waiting)  # last in their turn: no image twice in a batch
+            waiting = np.concatenate([waiting, order[~again], order[again]])
+        chosen, waiting = waiting[:size], waiting[size:]
+        images, labels = experiment.batch(experiment.dataset.train, np.sort(chosen))
+        yield augmented(images, settings.data.augment, generator), labels
 
 
 def augmented(images: Tensor, augment: str, generator: np.random.Generator) -> Tensor:

@@ -64,6 +64,12 @@ def one_of(names: Sequence[str] | Mapping[str, Any]) -> Rule:
     return Rule(lambda value: value in names, "one of " + ", ".join(names))
 
 
+NAME = Rule(
+    lambda name: name.replace("-", "").replace("_", "").isalnum(),
+    "letters, digits, - and _, since it names a folder",
+)
+
+
 def setting(default: Any, rule: Rule | None = None) -> Any:
     """Declare a field with its default and its rule."""
     metadata = {"rule": rule} if rule else {}
@@ -173,7 +179,7 @@ class Settings:
     3
     """
 
-    name: str = setting("experiment", Rule(lambda n: n.replace("-", "").isalnum(), "a plain name"))
+    name: str = setting("experiment", NAME)
     seed: int = setting(0, at_least(0))
     rounds: int = setting(30, at_least(1))
     clients: int = setting(10, at_least(1))
@@ -221,6 +227,8 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Settings:
     SettingsError
         If the file is missing or broken, or a setting is.
     """
+    if "\0" in experiment:
+        raise SettingsError(f"cannot read the experiment {experiment!r}: not a path")
     path = Path(experiment)
     if path.suffix not in (".yaml", ".yml"):
         if experiment not in experiments():
@@ -244,12 +252,7 @@ def from_yaml(
     text: str, overrides: Sequence[str] = (), name: str = "experiment", source: str = "settings"
 ) -> Settings:
     """Build settings from YAML text and ``key=value`` overrides; see :func:`load`."""
-    if "&" in text and any(isinstance(t, yaml.AliasToken) for t in _tokens(text, source)):
-        raise SettingsError(f"{source}: YAML aliases (*name) are not allowed; write the values out")
-    try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{source} is not valid YAML: {_one_line(error)}") from None
+    tree = _read_yaml(text, source)
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise SettingsError(f"{source}: expected keys with values, found {_kind(tree)}")
@@ -275,13 +278,39 @@ def from_run_config(run_config: Mapping[str, Any]) -> Settings:
             + ", ".join(experiments())
             + _nearest(experiment, experiments())
         )
-    return load(experiment, shlex.split(str(run_config.get("overrides", ""))))
-
-
-def _tokens(text: str, source: str) -> list[Any]:
     try:
-        return list(yaml.scan(text, Loader=yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError) as error:
+        overrides = shlex.split(str(run_config.get("overrides", "")))
+    except ValueError as error:
+        raise SettingsError(f"overrides in the run config: {error}") from None
+    return load(experiment, overrides)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values: no aliases, no explicit tags, no key twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node, refusing aliases and tags."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed; write the values out")
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError(f"tags are not allowed: {event.tag}")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping, refusing a key that stands twice."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(text: str, source: str) -> Any:
+    """Read YAML text, or raise with the source's name."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{source} is not valid YAML: {_one_line(error)}") from None
 
 
@@ -290,13 +319,14 @@ def _apply(tree: dict[Any, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise SettingsError(f"expected key=value, found {override!r}, for example rounds=10")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise SettingsError(f"{key}: {text!r} is not a valid value") from None
+    if not key.isprintable():
+        raise SettingsError(f"unknown setting {key!r}")
+    value = _read_yaml(text, f"{key}: {_shown(text)}")
     *sections, last = key.split(".")
     for section in sections:
-        tree = tree.setdefault(section, {})
+        if tree.get(section) is None:
+            tree[section] = {}
+        tree = tree[section]
         if not isinstance(tree, dict):
             raise SettingsError(f"{key}: {section!r} is not a section")
     tree[last] = value
@@ -325,6 +355,9 @@ def _unknown(key: str, prefix: str, names: list[str]) -> str:
     everywhere = _all_keys(Settings)
     here = [prefix + name for name in names]
     last = key.rpartition(".")[2]
+    if key in everywhere and not prefix:  # the dotted key itself, at the top of a file
+        section, _, name = key.partition(".")
+        return f"unknown setting {key!r}; in a file write {name!r} inside the section {section!r}"
     same_name = [k for k in everywhere if k.rpartition(".")[2] == last]
     nearest = same_name or difflib.get_close_matches(key, here + everywhere, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
@@ -429,7 +462,10 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out a number of thousands of digits
+        text = "an enormous number"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

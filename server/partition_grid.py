@@ -117,6 +117,8 @@ class PartitionGrid(Grid):
     def _push(self, messages: Iterable[Message]) -> dict[str, int]:
         """Send the messages; return the client behind each message id."""
         nodes = sorted(self.grid.get_node_ids())
+        if not nodes:
+            raise ClientError("no node is connected")
         outgoing, clients = [], []
         for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
             client = message.metadata.dst_node_id

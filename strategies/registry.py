@@ -79,8 +79,9 @@ def _find(name: str) -> type[Strategy]:
         return STRATEGIES[name]
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise StrategyError(f"strategy.name: cannot find {name!r}: {error}") from None
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+        reason = " ".join(str(error).split())
+        raise StrategyError(f"strategy.name: cannot find {name!r}: {reason}") from None
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise StrategyError(f"strategy.name: {name!r} is not a flwr.serverapp.strategy.Strategy")
     return found

@@ -125,7 +125,6 @@ def test_every_image_comes_once_before_any_comes_again() -> None:
     assert [sorted(b) for b in seen[:3]] != [sorted(b) for b in seen[3:]]  # shuffled anew
 
 
-@pytest.mark.xfail(strict=True, reason="a known fault of client/local_data.py: the rest is dropped")
 def test_an_image_that_did_not_fit_the_last_batch_is_not_left_out() -> None:
     part = np.arange(100, 121)  # two batches of 8 and 5 images over
 

@@ -172,7 +172,6 @@ def test_clients_that_do_not_answer_are_named() -> None:
         ask(view, 1, 4, 9)
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="a known fault of partition_grid")
 def test_a_grid_without_nodes_is_said_to_be_one() -> None:
     with pytest.raises(ClientError):
         ask(PartitionGrid(Network([], echo), [0], timeout=0.05), 0)

@@ -270,9 +270,9 @@ def test_a_key_like_no_other_gets_no_suggestion_but_the_list() -> None:
         ("seed: -1", "seed", "at least 0"),
         ("held_out_clients: -1", "held_out_clients", "at least 0"),
         ("clients_per_round: 0", "clients_per_round", "at least 1"),
-        ("name: a/b", "name", "a plain name"),
-        ("name: ../x", "name", "a plain name"),
-        ("name: ''", "name", "a plain name"),
+        ("name: a/b", "name", "names a folder"),
+        ("name: ../x", "name", "names a folder"),
+        ("name: ''", "name", "names a folder"),
         ("data: {support: 0}", "data.support", "greater than 0 and less than 1"),
         ("data: {query: 1}", "data.query", "greater than 0 and less than 1"),
         ("data: {concentration: 0}", "data.concentration", "greater than 0"),
@@ -356,7 +356,7 @@ def test_yaml_that_is_no_mapping_is_refused(text: str) -> None:
 def test_yaml_never_makes_objects() -> None:
     message = refused("name: !!python/object/apply:os.getcwd []")
 
-    assert "could not determine a constructor" in message
+    assert "tags are not allowed" in message
 
 
 def test_aliases_are_refused_before_they_are_expanded() -> None:
@@ -471,56 +471,42 @@ def test_fuzz_every_key_with_junk_gives_settings_or_an_error_that_names_the_key(
     assert 100 < refusals < 490  # both ways were taken
 
 
-# Known faults: what should be refused, or accepted, and is not. The mark goes with the fault.
-
-known_fault = pytest.mark.xfail(strict=True, reason="a known fault of experiments/settings.py")
-
-
-@known_fault
 def test_a_giant_hexadecimal_number_is_refused() -> None:
     assert refused("rounds: 0x" + "f" * 5000).startswith("rounds: expected a whole number")
 
 
-@known_fault
 def test_a_quote_left_open_in_the_overrides_is_refused() -> None:
     with pytest.raises(SettingsError, match="overrides"):
         from_run_config({"overrides": "data.root='/a b"})
 
 
-@known_fault
 def test_overrides_have_no_aliases_either() -> None:
     assert "strategy.options" in refused("", "strategy.options={a: &x [*x]}")
 
 
-@known_fault
 @pytest.mark.parametrize("value", ["!!bool maybe", "!!timestamp soon"])
 def test_a_yaml_tag_that_does_not_fit_is_refused(value: str) -> None:
     assert "not valid YAML" in refused(f"rounds: {value}")
     assert refused("", f"rounds={value}").startswith("rounds: ")
 
 
-@known_fault
 def test_a_section_left_empty_in_the_file_can_be_overridden() -> None:
     assert from_yaml("search:\n", ["search.nodes=3"]).search.nodes == 3
 
 
-@known_fault
 def test_a_nul_in_a_path_is_refused() -> None:
     with pytest.raises(SettingsError, match="cannot read the experiment"):
         load("/tmp/x\0.yaml")
 
 
-@known_fault
 def test_a_dotted_key_in_the_file_is_not_suggested_to_itself() -> None:
     assert "did you mean 'search.nodes'" not in refused("search.nodes: 3")
 
 
-@known_fault
 def test_a_key_with_a_line_break_is_still_one_line() -> None:
-    assert "not a valid value" in refused("", "a\nb=[")
+    assert "unknown setting" in refused("", "a\nb=[")
 
 
-@known_fault
 def test_a_file_may_be_named_with_underscores(tmp_path: Path) -> None:
     path = tmp_path / "my_digits.yaml"
     path.write_text("rounds: 3")
@@ -528,6 +514,5 @@ def test_a_file_may_be_named_with_underscores(tmp_path: Path) -> None:
     assert load(str(path)).rounds == 3
 
 
-@known_fault
 def test_a_key_given_twice_is_refused() -> None:
     assert "rounds" in refused("rounds: 2\nrounds: 3")

@@ -423,15 +423,10 @@ def test_options_a_strategy_does_not_take_are_one_line(
     assert words in message
 
 
-known_fault = pytest.mark.xfail(strict=True, reason="a known fault of strategies/registry.py")
-
-
-@known_fault
 def test_a_relative_module_is_one_line() -> None:
     assert refused(".x:Class").startswith("strategy.name: ")
 
 
-@known_fault
 def test_a_module_that_does_not_compile_is_one_line(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
