@@ -73,7 +73,7 @@ def task_learner(
     Parameters
     ----------
     theta : Parameters
-        Where to start; not changed.
+        Where to start; not changed. For second order it must want gradients.
     support : iterable of Loss
         The M losses, one a step.
     rates : InnerRates
@@ -219,7 +219,8 @@ def _gradient(loss: Tensor, theta: Parameters, create_graph: bool) -> Parameters
 def _clipped(gradient: Parameters, clip: float) -> Parameters:
     """Scale the gradient of the weights to a norm of at most `clip`; the alphas' stays."""
     slopes = list(gradient.weights.values())
-    norm = torch.stack(torch._foreach_norm(slopes)).norm()
+    # One by one: neither PyTorch's own clipping nor its foreach norms have a second derivative.
+    norm = torch.stack([torch.linalg.vector_norm(slope) for slope in slopes]).norm()
     scale = (clip / (norm + 1e-12)).clamp(max=1.0)
-    scaled = torch._foreach_mul(slopes, scale)
+    scaled = [slope * scale for slope in slopes]
     return Parameters(dict(zip(gradient.weights, scaled, strict=True)), gradient.alphas)

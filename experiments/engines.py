@@ -86,6 +86,7 @@ def run_inline(settings: Settings, run_config: RunConfig) -> None:
     Exception
         Whatever an app raises, with a note that names the client and the stage.
     """
+    _quieten_flower()
     context = _context(run_config)
     grid = InlineGrid(AppByName(CLIENT_APP, run_config), _context(run_config))
     _app(SERVER_APP)(grid=grid, context=context)
@@ -105,7 +106,7 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
         os.environ.setdefault(name, value)
     from flwr.simulation import run_simulation  # Ray is slow to import: only where it is used
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    _quieten_flower()
     workers = settings.engine.workers or default_workers()
     workers = min(workers, settings.partitions)
     gpus = 1 / workers if settings.engine.device == "cuda" else 0
@@ -130,6 +131,11 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
 
 
 ENGINES: dict[str, Callable[[Settings, RunConfig], None]] = {"ray": run_ray, "inline": run_inline}
+
+
+def _quieten_flower() -> None:
+    """Leave the terminal to the progress bar: Flower says several lines a round."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
 
 
 def _app(name: str) -> Any:

@@ -80,9 +80,7 @@ def relax(
 def masked_softmax(logits: Tensor, alive: Tensor) -> Tensor:
     """Softmax over the last dimension among what is alive; zero elsewhere, also in dead rows."""
     lowest = torch.finfo(logits.dtype).min
-    highest = logits.masked_fill(~alive, lowest).amax(dim=-1, keepdim=True).detach()
-    weights = torch.where(alive, (logits - highest).clamp(max=0).exp(), 0)
-    return weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).tiny)
+    return logits.masked_fill(~alive, lowest).softmax(dim=-1) * alive
 
 
 def pair_probabilities(logits: Tensor, alive: Tensor, topology: Topology) -> Tensor:

@@ -1,0 +1,288 @@
+"""Gradients of both learners against finite differences and against hand-unrolled arithmetic."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers import generator, make_shape, random_images, random_parameters
+from torch import Tensor
+
+from client.learner import (
+    Episode,
+    InnerRates,
+    Loss,
+    OuterOptimizers,
+    Parameters,
+    meta_gradient,
+    meta_learner,
+    task_learner,
+)
+from search_space.alphas import Alphas, Mask, Noise
+from search_space.prediction import Relaxed, loss_and_accuracy
+
+NO_CLIP = 1e9
+RATES = InnerRates(weights=0.3, alphas=0.5)
+SMOOTH = ("avg_pool_3x3", "skip_connect", "sep_conv_3x3")  # a max pool's kinks spoil differences
+
+
+def supernet_episode(inner_steps: int, seed: int = 0) -> tuple[Parameters, Episode]:
+    """A real supernet in float64 with a loss and noise of its own for every step."""
+    shape = make_shape(layers=3, operations=SMOOTH)
+    network, theta = random_parameters(shape, seed)
+    relaxed = Relaxed(network, shape, Mask.full(shape.topology), 0.7, "gumbel")
+
+    def loss(number: int) -> Loss:
+        images, labels = random_images(shape, 100 + number)
+        noise = Noise.draw(shape.topology, generator(200 + number), torch.float64)
+
+        def of(theta: Parameters) -> tuple[Tensor, Tensor]:
+            logits = relaxed.predict(theta.weights, theta.alphas, images, noise)
+            return loss_and_accuracy(logits, labels)
+
+        return of
+
+    return theta, Episode([loss(m) for m in range(inner_steps)], loss(99))
+
+
+def direction(theta: Parameters, part: str, seed: int) -> Parameters:
+    """A random direction in the weights or in the alphas, of norm 1."""
+    source = generator(seed)
+    tensors = [torch.randn(t.shape, generator=source, dtype=t.dtype) for t in theta.tensors()]
+    drawn = theta.with_tensors(tensors)
+    zero = theta.with_tensors([torch.zeros_like(t) for t in tensors])
+    kept = (
+        Parameters(drawn.weights, zero.alphas)
+        if part == "weights"
+        else Parameters(zero.weights, drawn.alphas)
+    )
+    norm = torch.sqrt(sum(((t**2).sum() for t in kept.tensors()), torch.zeros(())))
+    return theta.with_tensors([t / norm for t in kept.tensors()])
+
+
+def moved(theta: Parameters, step: Parameters, length: float) -> Parameters:
+    pairs = zip(theta.tensors(), step.tensors(), strict=True)
+    return theta.with_tensors([t + length * s for t, s in pairs])
+
+
+def slope(function: Callable[[Parameters], float], theta: Parameters, step: Parameters) -> float:
+    """Central difference of a scalar function along a direction.
+
+    The step is short because the gradient, and so the adapted parameters, jump where a ReLU turns
+    on or off: with a longer one some of the thousands of units turn between the two points.
+    """
+    length = 1e-7
+    ahead, behind = function(moved(theta, step, length)), function(moved(theta, step, -length))
+    return (ahead - behind) / (2 * length)
+
+
+def dot(first: Parameters, second: Parameters) -> float:
+    pairs = zip(first.tensors(), second.tensors(), strict=True)
+    return float(sum((a * b).sum() for a, b in pairs))
+
+
+def adapted_by_hand(theta: Parameters, episode: Episode) -> Parameters:
+    """The inner steps, written out again with autograd alone."""
+    for loss in episode.support:
+        leaves = theta.with_tensors([t.detach().requires_grad_() for t in theta.tensors()])
+        loss(leaves)[0].backward()
+        weights = {n: w - RATES.weights * w.grad for n, w in leaves.weights.items()}
+        alphas = Alphas(*(a - RATES.alphas * a.grad for a in leaves.alphas.tensors()))
+        theta = Parameters(weights, alphas)
+    return theta.with_tensors([t.detach() for t in theta.tensors()])
+
+
+@pytest.mark.parametrize("part", ["weights", "alphas"])
+@pytest.mark.parametrize("inner_steps", [1, 2, 3])
+def test_second_order_is_the_derivative_through_the_inner_steps(
+    inner_steps: int, part: str
+) -> None:
+    theta, episode = supernet_episode(inner_steps)
+
+    _, gradient = meta_gradient(theta, episode, RATES, NO_CLIP, second_order=True)
+
+    def query_loss(start: Parameters) -> float:
+        return float(episode.query(adapted_by_hand(start, episode))[0])
+
+    for seed in range(3):
+        along = direction(theta, part, seed)
+        assert dot(gradient, along) == pytest.approx(slope(query_loss, theta, along), rel=1e-3)
+
+
+@pytest.mark.parametrize("part", ["weights", "alphas"])
+@pytest.mark.parametrize("inner_steps", [0, 1, 3])
+def test_first_order_is_the_derivative_at_the_adapted_parameters(
+    inner_steps: int, part: str
+) -> None:
+    theta, episode = supernet_episode(inner_steps)
+    adapted = adapted_by_hand(theta, episode)
+
+    (loss, _), gradient = meta_gradient(theta, episode, RATES, NO_CLIP, second_order=False)
+
+    assert float(loss) == pytest.approx(float(episode.query(adapted)[0]), rel=1e-9)
+    for seed in range(3):
+        along = direction(theta, part, seed)
+        expected = slope(lambda at: float(episode.query(at)[0]), adapted, along)
+        assert dot(gradient, along) == pytest.approx(expected, rel=1e-3)
+
+
+def test_second_order_differs_from_first_order_unless_there_is_no_inner_step() -> None:
+    for inner_steps, differs in ((0, False), (1, True), (2, True)):
+        theta, episode = supernet_episode(inner_steps)
+        both = [meta_gradient(theta, episode, RATES, NO_CLIP, order)[1] for order in (False, True)]
+        apart = moved(both[0], both[1], -1.0)
+        relative = dot(apart, apart) / dot(both[0], both[0])
+        assert (relative > 1e-4) is differs
+
+
+def quadratic(curvature: tuple[float, float], target: tuple[float, float]) -> Loss:
+    """L = sum of c (x - t)^2 / 2, plus a product, in one weight and one alpha."""
+
+    def loss(theta: Parameters) -> tuple[Tensor, Tensor]:
+        w, a = theta.weights["w"], theta.alphas.op_normal
+        value = curvature[0] * (w - target[0]) ** 2 / 2 + curvature[1] * (a - target[1]) ** 2 / 2
+        return (value + w * a).sum(), torch.zeros(())
+
+    return loss
+
+
+def two_numbers(w: float, a: float) -> Parameters:
+    def scalar(value: float) -> Tensor:
+        return torch.tensor([value], dtype=torch.float64)
+
+    return Parameters({"w": scalar(w)}, Alphas(scalar(a), *(scalar(0.0) for _ in range(3))))
+
+
+def test_two_parameters_unrolled_by_hand() -> None:
+    # dL/dw = c0 (w - t0) + a, dL/da = c1 (a - t1) + w: two inner steps with plain arithmetic,
+    # then the chain rule with the (constant) Hessian H = [[c0, 1], [1, c1]].
+    c, t, w, a = (2.0, 3.0), (0.5, -0.25), 0.7, -1.1
+    cq, tq = (1.5, 0.5), (-0.3, 0.9)
+    jacobian = [[1.0, 0.0], [0.0, 1.0]]
+    for _ in range(2):
+        slope_w, slope_a = c[0] * (w - t[0]) + a, c[1] * (a - t[1]) + w
+        w, a = w - RATES.weights * slope_w, a - RATES.alphas * slope_a
+        step = [
+            [1 - RATES.weights * c[0], -RATES.weights],
+            [-RATES.alphas, 1 - RATES.alphas * c[1]],
+        ]
+        jacobian = [
+            [sum(step[i][k] * jacobian[k][j] for k in range(2)) for j in range(2)]
+            for i in range(2)
+        ]
+    query_w, query_a = cq[0] * (w - tq[0]) + a, cq[1] * (a - tq[1]) + w
+    expected = [query_w * jacobian[0][j] + query_a * jacobian[1][j] for j in range(2)]
+    theta = two_numbers(0.7, -1.1)
+    episode = Episode([quadratic(c, t)] * 2, quadratic(cq, tq))
+
+    first = meta_gradient(theta, episode, RATES, NO_CLIP, second_order=False)[1]
+    second = meta_gradient(theta, episode, RATES, NO_CLIP, second_order=True)[1]
+
+    assert float(first.weights["w"]) == pytest.approx(query_w, rel=1e-12)
+    assert float(first.alphas.op_normal) == pytest.approx(query_a, rel=1e-12)
+    assert float(second.weights["w"]) == pytest.approx(expected[0], rel=1e-12)
+    assert float(second.alphas.op_normal) == pytest.approx(expected[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_a_rate_of_zero_leaves_its_part_alone(second_order: bool) -> None:
+    theta, episode = supernet_episode(2)
+    theta = theta.with_tensors([t.requires_grad_() for t in theta.tensors()])
+
+    still_w = task_learner(theta, episode.support, InnerRates(0.0, 0.5), NO_CLIP, second_order)
+    still_a = task_learner(theta, episode.support, InnerRates(0.3, 0.0), NO_CLIP, second_order)
+
+    assert all(torch.equal(still_w.weights[n], w) for n, w in theta.weights.items())
+    assert not torch.equal(still_w.alphas.op_normal, theta.alphas.op_normal)
+    pairs = zip(still_a.alphas.tensors(), theta.alphas.tensors(), strict=True)
+    assert all(torch.equal(moved, a) for moved, a in pairs)
+    assert not torch.equal(still_a.weights["stem.0.weight"], theta.weights["stem.0.weight"])
+
+
+def test_the_clip_bounds_the_weights_gradient_and_not_the_alphas() -> None:
+    theta, episode = supernet_episode(1)
+    clip = 0.01
+
+    adapted = task_learner(theta, episode.support, RATES, clip, second_order=False)
+    free = task_learner(theta, episode.support, RATES, NO_CLIP, second_order=False)
+
+    step = [adapted.weights[n].detach() - w for n, w in theta.weights.items()]
+    norm = torch.sqrt(sum(((s**2).sum() for s in step), torch.zeros(())))
+    assert float(norm) == pytest.approx(RATES.weights * clip, rel=1e-6)
+    assert torch.equal(adapted.alphas.op_normal, free.alphas.op_normal)
+
+
+def test_second_order_holds_with_an_active_clip() -> None:
+    theta, episode = supernet_episode(1)
+    clip = 0.05
+    _, gradient = meta_gradient(theta, episode, RATES, clip, second_order=True)
+
+    def query_loss(start: Parameters) -> float:
+        adapted = task_learner(start, episode.support, RATES, clip, second_order=False)
+        return float(episode.query(adapted)[0])
+
+    along = direction(theta, "weights", 5)
+    assert dot(gradient, along) == pytest.approx(slope(query_loss, theta, along), rel=1e-3)
+
+
+def test_the_outer_optimisers_are_sgd_and_adam_of_pytorch() -> None:
+    theta, _ = supernet_episode(0)
+    outer = OuterOptimizers(lr=0.1, alpha_lr=0.02, momentum=0.9, weight_decay=0.01)
+    weights = [w.clone().requires_grad_() for w in theta.weights.values()]
+    alphas = [a.clone().requires_grad_() for a in theta.alphas.tensors()]
+    sgd = torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=0.01)
+    adam = torch.optim.Adam(alphas, lr=0.02)
+    state = outer.initial(theta)
+
+    for seed in range(4):
+        source = generator(seed)
+        slopes = [torch.randn(t.shape, generator=source, dtype=t.dtype) for t in theta.tensors()]
+        for leaf, value in zip(weights + alphas, slopes, strict=True):
+            leaf.grad = value
+        sgd.step()
+        adam.step()
+        theta, state = outer.step(theta, theta.with_tensors(slopes), state)
+
+    for ours, theirs in zip(theta.tensors(), weights + alphas, strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_round_carries_parameters_and_moments_from_episode_to_episode() -> None:
+    theta, first = supernet_episode(1)
+    second = Episode(first.support, first.support[0])
+    outer = OuterOptimizers(lr=0.1, alpha_lr=0.02, momentum=0.9, weight_decay=0.0)
+    expected, state, losses = theta, outer.initial(theta), []
+    for episode in (first, second, first):
+        adapted = adapted_by_hand(expected, episode)
+        at = adapted.with_tensors([t.requires_grad_() for t in adapted.tensors()])
+        loss = episode.query(at)[0]
+        slopes = torch.autograd.grad(loss, at.tensors())
+        expected, state = outer.step(expected, expected.with_tensors(list(slopes)), state)
+        losses.append(float(loss.detach()))
+
+    trained, history = meta_learner(
+        theta, [first, second, first], RATES, outer, NO_CLIP, second_order=False
+    )
+
+    assert history[:, 0].tolist() == pytest.approx(losses, rel=1e-9)
+    for ours, theirs in zip(trained.tensors(), expected.tensors(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_what_the_server_sent_is_not_changed_in_place(second_order: bool) -> None:
+    theta, episode = supernet_episode(2)
+    before = [t.clone() for t in theta.tensors()]
+    outer = OuterOptimizers(lr=0.1, alpha_lr=0.02, momentum=0.9, weight_decay=0.01)
+
+    meta_learner(theta, [episode, episode], RATES, outer, 5.0, second_order)
+
+    assert all(torch.equal(a, b) for a, b in zip(theta.tensors(), before, strict=True))
+
+
+def test_adaptation_lowers_the_loss_it_descends() -> None:
+    theta, episode = supernet_episode(1)
+    rates = InnerRates(0.05, 0.05)
+
+    adapted = task_learner(theta, episode.support * 10, rates, NO_CLIP, second_order=False)
+
+    assert float(episode.support[0](adapted)[0]) < float(episode.support[0](theta)[0])
