@@ -166,8 +166,7 @@ def test_two_parameters_unrolled_by_hand() -> None:
             [-RATES.alphas, 1 - RATES.alphas * c[1]],
         ]
         jacobian = [
-            [sum(step[i][k] * jacobian[k][j] for k in range(2)) for j in range(2)]
-            for i in range(2)
+            [sum(step[i][k] * jacobian[k][j] for k in range(2)) for j in range(2)] for i in range(2)
         ]
     query_w, query_a = cq[0] * (w - tq[0]) + a, cq[1] * (a - tq[1]) + w
     expected = [query_w * jacobian[0][j] + query_a * jacobian[1][j] for j in range(2)]

@@ -1,0 +1,108 @@
+"""Soft pruning: only ever downwards, and never so far that a node starves."""
+
+import math
+
+import pytest
+import torch
+from helpers import random_alphas, random_mask
+
+from search_space.alphas import CELL_TYPES, Alphas, Mask, Topology
+from search_space.pruning import entropy, final_cut, soft_prune
+
+TOPOLOGY = Topology(3, ("skip_connect", "avg_pool_3x3", "sep_conv_3x3", "dil_conv_3x3"))
+
+
+def assert_valid(mask: Mask) -> None:
+    for kind in CELL_TYPES:
+        ops, pairs = mask.cell(kind)
+        for own in TOPOLOGY.node_pairs:
+            assert pairs[list(own)].any()
+        living = {e for k, pair in enumerate(TOPOLOGY.pairs) if pairs[k] for e in pair}
+        assert {e for e in range(len(TOPOLOGY.edges)) if ops[e].any()} == living
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pruning_only_ever_kills_and_keeps_the_mask_valid(seed: int) -> None:
+    mask = random_mask(TOPOLOGY, seed)
+    before = [t.clone() for t in mask.tensors()]
+    alphas = random_alphas(TOPOLOGY, seed + 100, scale=2.0)
+
+    pruned = soft_prune(alphas, mask, TOPOLOGY, 0.5, 0.2, 0.2)
+
+    assert_valid(mask)
+    assert_valid(pruned)
+    for new, old in zip(pruned.tensors(), mask.tensors(), strict=True):
+        assert torch.all(new <= old)
+    assert all(torch.equal(a, b) for a, b in zip(mask.tensors(), before, strict=True))
+
+
+def test_what_is_improbable_dies_and_nothing_else() -> None:
+    alphas = random_alphas(TOPOLOGY, 1)
+    probabilities = torch.softmax(alphas.op_reduce / 0.7, dim=1)
+
+    pruned = soft_prune(alphas, Mask.full(TOPOLOGY), TOPOLOGY, 0.7, 0.15, 0.0)
+
+    assert torch.equal(pruned.op_reduce, probabilities >= 0.15)
+    assert 0 < pruned.op_reduce.sum() < pruned.op_reduce.numel()
+    assert pruned.input_reduce.all()
+
+
+def test_a_dead_competitor_does_not_count() -> None:
+    # Alone against the dead, 0.2 of the mass is all of it.
+    logits = torch.log(torch.tensor([[0.7, 0.2, 0.06, 0.04]], dtype=torch.float64)).repeat(9, 1)
+    full = Mask.full(TOPOLOGY)
+    alive = full.op_normal.clone()
+    alive[:, 0] = False
+    pairs = torch.zeros(10, dtype=torch.float64)
+    alphas = Alphas(logits, logits, pairs, pairs)
+    mask = Mask(alive, full.op_reduce, full.input_normal, full.input_reduce)
+
+    pruned = soft_prune(alphas, mask, TOPOLOGY, 1.0, 0.15, 0.0)
+
+    assert pruned.op_normal[0].tolist() == [False, True, True, False]
+    assert pruned.op_reduce[0].tolist() == [True, True, False, False]
+
+
+def test_an_edge_dies_with_its_last_pair() -> None:
+    alphas = random_alphas(TOPOLOGY, 2)
+    pairs = torch.full((10,), -5.0, dtype=torch.float64)
+    pairs[1] = 5.0  # node 1: the pair of its edges 2 and 3; edge 4 is in no other living pair
+    alphas = Alphas(alphas.op_normal, alphas.op_reduce, pairs, alphas.input_reduce)
+
+    pruned = soft_prune(alphas, Mask.full(TOPOLOGY), TOPOLOGY, 1.0, 0.0, 0.1)
+
+    assert TOPOLOGY.pairs[1] == (2, 3)
+    assert pruned.op_normal[2:5].any(dim=1).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_last_cut_keeps_the_strongest_alive(seed: int) -> None:
+    alphas, mask = random_alphas(TOPOLOGY, seed), random_mask(TOPOLOGY, seed + 7)
+
+    cut = final_cut(alphas, mask, TOPOLOGY)
+
+    assert_valid(cut)
+    for kind in CELL_TYPES:
+        ops, pairs = cut.cell(kind)
+        for own in map(list, TOPOLOGY.node_pairs):
+            living = [k for k in own if mask.cell(kind)[1][k]]
+            best = max(living, key=lambda k: float(alphas.cell(kind)[1][k]))
+            assert [k for k in own if pairs[k]] == [best]
+            for edge in TOPOLOGY.pairs[best]:
+                names = [o for o in range(4) if mask.cell(kind)[0][edge, o]]
+                strongest = max(names, key=lambda o: float(alphas.cell(kind)[0][edge, o]))
+                assert ops[edge].nonzero().flatten().tolist() == [strongest]
+    again = final_cut(alphas, cut, TOPOLOGY)
+    assert all(torch.equal(a, b) for a, b in zip(again.tensors(), cut.tensors(), strict=True))
+
+
+def test_entropy_is_one_when_undecided_and_zero_when_decided() -> None:
+    equal = Alphas(*(torch.zeros_like(a) for a in random_alphas(TOPOLOGY, 0).tensors()))
+    alphas = random_alphas(TOPOLOGY, 0)
+    p = torch.softmax(torch.cat([alphas.op_normal, alphas.op_reduce]) / 0.8, dim=1)
+    by_hand = float(-(p * p.log()).sum(dim=1).mean()) / math.log(4)
+
+    assert entropy(equal, Mask.full(TOPOLOGY), TOPOLOGY, 1.0) == pytest.approx(1.0)
+    assert entropy(alphas, Mask.full(TOPOLOGY), TOPOLOGY, 0.8) == pytest.approx(by_hand)
+    cut = final_cut(alphas, Mask.full(TOPOLOGY), TOPOLOGY)
+    assert entropy(alphas, cut, TOPOLOGY, 1.0) == pytest.approx(0.0)

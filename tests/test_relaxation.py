@@ -1,0 +1,194 @@
+"""The dual relaxation: limits, masks, the Gumbel-max property, straight-through gradients."""
+
+from itertools import combinations
+
+import pytest
+import torch
+from helpers import generator, random_alphas, random_mask
+
+from search_space.alphas import CELL_TYPES, Alphas, Mask, Noise, Topology
+from search_space.relaxation import TemperatureSchedule, masked_softmax, pair_probabilities, relax
+
+TOPOLOGY = Topology(3, ("skip_connect", "avg_pool_3x3", "sep_conv_3x3", "dil_conv_3x3"))
+SEEDS = range(5)
+
+
+def noise(seed: int) -> Noise:
+    return Noise.draw(TOPOLOGY, generator(seed), torch.float64)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_coefficients_are_u_times_z_by_brute_force(seed: int) -> None:
+    alphas, mask, drawn, tau = (
+        random_alphas(TOPOLOGY, seed),
+        random_mask(TOPOLOGY, 50 + seed),
+        noise(seed),
+        0.6,
+    )
+
+    coefficients = relax(alphas, mask, TOPOLOGY, tau, "gumbel", drawn)
+
+    for kind in CELL_TYPES:
+        op, pair = alphas.cell(kind)
+        g_op, g_pair = drawn.cell(kind)
+        op_alive, pair_alive = mask.cell(kind)
+        offset = pair_offset = 0
+        for node in range(3):
+            inputs = range(node + 2)
+            pairs = list(combinations(inputs, 2))
+            scores = {
+                p: torch.exp((pair[pair_offset + k] + g_pair[pair_offset + k]) / tau)
+                for k, p in enumerate(pairs)
+                if pair_alive[pair_offset + k]
+            }
+            for i in inputs:
+                u = sum(s for p, s in scores.items() if i in p) / sum(scores.values())
+                weights = (
+                    torch.exp((op[offset + i] + g_op[offset + i]) / tau) * op_alive[offset + i]
+                )
+                expected = (
+                    u * weights / weights.sum() if op_alive[offset + i].any() else 0 * weights
+                )
+                torch.testing.assert_close(coefficients[kind][offset + i], expected)
+            offset, pair_offset = offset + len(inputs), pair_offset + len(pairs)
+
+
+@pytest.mark.parametrize("relaxation", ["softmax", "gumbel", "gumbel-hard"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_dead_have_weight_and_gradient_zero(relaxation: str, seed: int) -> None:
+    alphas, mask = random_alphas(TOPOLOGY, seed), random_mask(TOPOLOGY, seed + 9)
+    leaves = Alphas(*(a.requires_grad_() for a in alphas.tensors()))
+
+    coefficients = relax(leaves, mask, TOPOLOGY, 0.5, relaxation, noise(seed))
+    scale = torch.randn(coefficients["normal"].shape, generator=generator(1), dtype=torch.float64)
+    sum((coefficients[kind] * scale).sum() for kind in CELL_TYPES).backward()
+
+    for kind in CELL_TYPES:
+        op_alive = mask.cell(kind)[0]
+        assert torch.all(coefficients[kind][~op_alive] == 0)
+        if relaxation != "gumbel-hard":
+            assert torch.all(coefficients[kind][op_alive] > 0)
+        assert torch.all(leaves.cell(kind)[0].grad[~op_alive] == 0)
+        if relaxation != "softmax":
+            pair_alive = mask.cell(kind)[1]
+            assert torch.all(leaves.cell(kind)[1].grad[~pair_alive] == 0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_gradient_of_a_masked_softmax_is_its_jacobian(seed: int) -> None:
+    logits = torch.randn(6, generator=generator(seed), dtype=torch.float64)
+    alive = torch.tensor([True, False, True, True, False, True])
+    p = torch.where(alive, logits.exp(), 0.0)
+    p = p / p.sum()
+
+    jacobian = torch.autograd.functional.jacobian(lambda x: masked_softmax(x, alive), logits)
+
+    torch.testing.assert_close(jacobian, torch.diag(p) - torch.outer(p, p))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cold_is_one_hot_and_hot_is_uniform(seed: int) -> None:
+    alphas, mask = random_alphas(TOPOLOGY, seed), random_mask(TOPOLOGY, seed + 20)
+    for kind in CELL_TYPES:
+        logits, alive = alphas.cell(kind)[0], mask.cell(kind)[0]
+        in_use = alive.any(dim=1)
+
+        cold = masked_softmax(logits / 1e-4, alive)
+        hot = masked_softmax(logits / 1e6, alive)
+
+        best = logits.masked_fill(~alive, -torch.inf).argmax(dim=1)
+        assert torch.equal(cold.argmax(dim=1)[in_use], best[in_use])
+        torch.testing.assert_close(cold.amax(dim=1)[in_use], torch.ones(int(in_use.sum())).double())
+        uniform = alive.double() / alive.sum(dim=1, keepdim=True).clamp(min=1)
+        torch.testing.assert_close(hot, uniform, atol=1e-4, rtol=0)
+
+
+def test_every_node_has_two_inputs_when_cold() -> None:
+    coefficients = relax(random_alphas(TOPOLOGY, 0), Mask.full(TOPOLOGY), TOPOLOGY, 1e-4)
+
+    for matrix in coefficients.values():
+        for edges in TOPOLOGY.node_edges:
+            assert (matrix[list(edges)] > 0.5).sum() == 2
+
+
+def test_extreme_logits_stay_finite() -> None:
+    big = Alphas(*(1e4 * a.sign() for a in random_alphas(TOPOLOGY, 3).tensors()))
+    for mask in (Mask.full(TOPOLOGY), random_mask(TOPOLOGY, 4)):
+        coefficients = relax(big, mask, TOPOLOGY, 1e-3, "gumbel", noise(5))
+        assert all(torch.isfinite(matrix).all() for matrix in coefficients.values())
+        sums = torch.stack([matrix.sum() for matrix in coefficients.values()])
+        torch.testing.assert_close(sums, torch.full((2,), 6.0).double())  # three nodes of two
+
+
+def test_gumbel_noise_draws_operations_by_their_probability() -> None:
+    logits = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64)
+    topology = Topology(1, TOPOLOGY.operations)
+    draws = 4000
+    source = generator(11)
+    counts = torch.zeros(4, dtype=torch.float64)
+    for _ in range(draws // 2):
+        for row in Noise.draw(topology, source, torch.float64).op_normal:
+            counts[(logits + row).argmax()] += 1
+
+    p = logits.softmax(dim=0)
+    five_sigma = 5 * torch.sqrt(p * (1 - p) / draws)
+    assert torch.all((counts / draws - p).abs() < five_sigma)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gumbel_hard_is_one_hot_with_the_gradient_of_the_soft_sample(seed: int) -> None:
+    mask, drawn, tau = random_mask(TOPOLOGY, seed + 30), noise(seed), 0.8
+    leaves = Alphas(*(a.requires_grad_() for a in random_alphas(TOPOLOGY, seed).tensors()))
+    logits, alive = leaves.op_normal, mask.op_normal
+
+    hard = relax(leaves, mask, TOPOLOGY, tau, "gumbel-hard", drawn)["normal"]
+
+    for edges in TOPOLOGY.node_edges:
+        own = hard[list(edges)]
+        assert sorted(own.flatten().tolist(), reverse=True)[:3] == [1.0, 1.0, 0.0]
+        assert (own.sum(dim=1) <= 1).all()
+    chosen = hard.detach() == 1
+    soft = masked_softmax((logits + drawn.op_normal) / tau, alive)
+    ours = torch.autograd.grad(hard[chosen].sum(), logits, retain_graph=True)[0]
+    # u of a chosen edge is 1, so the sum over chosen entries has the gradient of their soft z
+    theirs = torch.autograd.grad(soft[chosen].sum(), logits)[0]
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_softmax_has_no_noise_and_no_pairs() -> None:
+    alphas = random_alphas(TOPOLOGY, 1)
+
+    with_noise = relax(alphas, Mask.full(TOPOLOGY), TOPOLOGY, 1.0, "softmax", noise(1))
+
+    for kind in CELL_TYPES:
+        torch.testing.assert_close(with_noise[kind], alphas.cell(kind)[0].softmax(dim=1))
+
+
+def test_pairs_compete_within_their_node_only() -> None:
+    logits = random_alphas(TOPOLOGY, 2).input_normal
+
+    q = pair_probabilities(logits, torch.ones(10, dtype=torch.bool), TOPOLOGY)
+
+    assert [len(own) for own in TOPOLOGY.node_pairs] == [1, 3, 6]
+    for own in TOPOLOGY.node_pairs:
+        torch.testing.assert_close(q[list(own)], logits[list(own)].softmax(dim=0))
+
+
+def test_noise_is_a_function_of_the_generator() -> None:
+    assert torch.equal(noise(1).op_normal, noise(1).op_normal)
+    assert not torch.equal(noise(1).op_normal, noise(2).op_normal)
+    assert not torch.equal(noise(1).op_normal, noise(1).op_reduce)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("exponential", [8.0, 4.0, 2.0, 1.0, 1.0]),
+        ("linear", [8.0, 17 / 3, 10 / 3, 1.0, 1.0]),
+        ("constant", [8.0] * 5),
+    ],
+)
+def test_the_temperature_falls_to_its_end_and_stays(kind: str, expected: list[float]) -> None:
+    schedule = TemperatureSchedule(kind, start=8.0, end=1.0, rounds=4)
+
+    assert [schedule(r) for r in range(1, 6)] == pytest.approx(expected)
