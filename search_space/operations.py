@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .depthwise import DepthwiseConv
+
 OperationFactory = Callable[[int, int, str], nn.Module]
 
 OPERATIONS: dict[str, OperationFactory] = {}
@@ -73,12 +75,9 @@ def make_norm(channels: int, norm: str) -> nn.Module:
     return nn.GroupNorm(groups, channels, affine=False)
 
 
-def conv(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
-) -> nn.Conv2d:
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """Return a convolution without bias that keeps the size but for its stride."""
-    padding = dilation * (kernel - 1) // 2
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 class ReLUConvNorm(nn.Sequential):
@@ -94,7 +93,7 @@ class DilatedConv(nn.Sequential):
     def __init__(self, channels: int, kernel: int, stride: int, dilation: int, norm: str) -> None:
         super().__init__(
             nn.ReLU(),
-            conv(channels, channels, kernel, stride, dilation, groups=channels),
+            DepthwiseConv(channels, kernel, stride, dilation),
             conv(channels, channels, 1),
             make_norm(channels, norm),
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -36,14 +37,28 @@ class Relaxed:
     tau: float
     relaxation: str
 
+    @cached_property
+    def alive(self) -> Alive:
+        """What the mask leaves alive, by name."""
+        return self.mask.alive(self.shape.topology)
+
+    @cached_property
+    def decided(self) -> bool:
+        """Whether the mask is one-hot: one operation an edge in use, one pair a node."""
+        edges = sum(len(edges) for edges in self.alive.values())
+        nodes = len(CELL_TYPES) * self.shape.topology.nodes
+        return self.mask.counts() == (edges, nodes)
+
     def predict(
         self, weights: Weights, alphas: Alphas, images: Tensor, noise: Noise | None = None
     ) -> Tensor:
         """Return the logits (B, classes) of images (B, channels, H, W); no noise in evaluation."""
         topology = self.shape.topology
+        if self.decided:  # all coefficients are 1: leave out what would only multiply by it
+            return call(self.network, weights, images, None, self.alive)
         coefficients = relax(alphas, self.mask, topology, self.tau, self.relaxation, noise)
         hard = self.relaxation == "gumbel-hard" and noise is not None
-        alive = _drawn(coefficients, self.shape) if hard else self.mask.alive(topology)
+        alive = _drawn(coefficients, self.shape) if hard else self.alive
         return call(self.network, weights, images, coefficients, alive)
 
 

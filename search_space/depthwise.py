@@ -1,0 +1,102 @@
+"""A depthwise convolution whose gradients are themselves forward convolutions.
+
+PyTorch's backward of a depthwise convolution takes 10 to 30 times its forward on a CPU where
+arithmetic says 2. With y = conv(x, w), the same padding on all sides so that a stride of 1 keeps
+the size, and G the gradient of y put on a grid of x's size with zeros in between,
+
+    dL/dx = conv(G, w flipped)
+    dL/dw = conv(x, dL/dy as one kernel for each image and channel), stride and dilation exchanged,
+            summed over the batch
+
+Both are differentiable again, as second-order MAML asks.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+
+class _Depthwise(torch.autograd.Function):
+    """The convolution with its two gradients; see the module's docstring."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.dilation = stride, dilation  # type: ignore[attr-defined]
+        padding = dilation * (weight.shape[-1] - 1) // 2
+        return F.conv2d(x, weight, None, stride, padding, dilation, x.shape[1])
+
+    @staticmethod
+    def backward(
+        ctx: FunctionCtx, slope: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        stride, dilation = ctx.stride, ctx.dilation  # type: ignore[attr-defined]
+        of_x, of_weight = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
+        return (
+            _input_gradient(slope, weight, x.shape, stride, dilation) if of_x else None,
+            _weight_gradient(slope, x, weight.shape, stride, dilation) if of_weight else None,
+            None,
+            None,
+        )
+
+
+def _input_gradient(
+    slope: Tensor, weight: Tensor, shape: torch.Size, stride: int, dilation: int
+) -> Tensor:
+    if stride > 1:
+        spread = slope.new_zeros(shape)
+        spread[:, :, ::stride, ::stride] = slope
+        slope = spread
+    return depthwise(slope, weight.flip(2, 3), 1, dilation)
+
+
+def _weight_gradient(
+    slope: Tensor, x: Tensor, shape: torch.Size, stride: int, dilation: int
+) -> Tensor:
+    count, channels, height, width = x.shape
+    size = shape[-1]
+    each = F.conv2d(
+        x.reshape(1, count * channels, height, width),
+        slope.reshape(count * channels, 1, *slope.shape[2:]),
+        padding=dilation * (size - 1) // 2,
+        stride=dilation,
+        dilation=stride,
+        groups=count * channels,
+    )
+    return each[:, :, :size, :size].reshape(count, channels, 1, size, size).sum(dim=0)
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """Convolve every channel of `x` (B, C, H, W) with its own kernel.
+
+    Parameters
+    ----------
+    x : Tensor
+        (B, C, H, W).
+    weight : Tensor
+        (C, 1, k, k) with k odd.
+    stride, dilation : int
+        At least 1.
+
+    Returns
+    -------
+    Tensor
+        (B, C, ceil(H / stride), ceil(W / stride)).
+    """
+    return _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise convolution without bias; the size is kept but for the stride."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.dilation = dilation
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel, kernel))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `x` (B, C, H, W)."""
+        return depthwise(x, self.weight, self.stride, self.dilation)
