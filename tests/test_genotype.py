@@ -1,7 +1,9 @@
 """Genotypes as files: what is written is read back, and nothing else is."""
 
 import copy
+import dataclasses
 import json
+import random
 from typing import Any
 
 import pytest
@@ -121,3 +123,126 @@ def test_parameters_of_a_supernet_are_those_of_its_operations() -> None:
     network, theta = random_parameters(SHAPE, 0)
 
     assert theta.weights.keys() == dict(network.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_read_equals_what_was_written_but_for_unused_operations(seed: int) -> None:
+    written = genotype(seed)
+
+    read = Genotype.from_json(written.to_json())
+
+    used = {name for cell in (read.normal, read.reduce) for node in cell for name, _ in node}
+    assert read.shape.topology.operations == tuple(
+        name for name in SHAPE.topology.operations if name in used
+    )
+    assert dataclasses.replace(read.shape, topology=SHAPE.topology) == SHAPE
+    assert Genotype.from_json(read.to_json()) == read
+
+
+def test_two_operations_on_one_edge_are_no_two_inputs() -> None:
+    mask = one_hot_mask(SHAPE.topology, 0)
+    ops = mask.op_normal.clone()
+    ops[:2] = False
+    ops[0, :2] = True  # node 0: twice its first input, never its second
+
+    with pytest.raises(ValueError, match="a normal node"):
+        Genotype.from_mask(SHAPE, Mask(ops, mask.op_reduce, mask.input_normal, mask.input_reduce))
+
+
+def refused(text: str) -> str:
+    with pytest.raises(GenotypeError) as caught:
+        Genotype.from_json(text)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_every_truncation_is_refused() -> None:
+    text = genotype().to_json().rstrip()
+
+    for length in range(len(text)):
+        refused(text[:length])
+    assert Genotype.from_json(text) is not None
+
+
+@pytest.mark.parametrize("key", list(json.loads(genotype().to_json())))
+def test_a_missing_key_is_refused_by_name(key: str) -> None:
+    tree = json.loads(genotype().to_json())
+    del tree[key]
+
+    assert key in refused(json.dumps(tree))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"layers": 3', '"layers": 1e400'),
+        ('"layers": 3', '"layers": NaN'),
+        ('"layers": 3', '"layers": -3'),
+        ('"layers": 3', '"layers": "3"'),
+        ('"layers": 3', '"layers": ' + 5000 * "9"),
+        ('"norm": "group"', '"norm": ["group"]'),
+        ('"norm": "group"', '"norm": "group\\n"'),
+    ],
+)
+def test_a_strange_value_is_refused(old: str, new: str) -> None:
+    text = genotype().to_json()
+    assert old in text
+
+    refused(text.replace(old, new))
+
+
+@pytest.mark.parametrize("predecessor", [False, 0.0, None, "0", [0], 10**30, -1])
+def test_a_predecessor_is_a_number_of_an_earlier_node(predecessor: Any) -> None:
+    valid = changed(["normal", 0], [["skip_connect", 0], ["skip_connect", 1]])
+    assert Genotype.from_json(valid).normal[0] == (("skip_connect", 0), ("skip_connect", 1))
+
+    text = changed(["normal", 0], [["skip_connect", predecessor], ["skip_connect", 1]])
+
+    assert "predecessor" in refused(text)
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\ud800", "x" * 10**6, "Skip_connect", 7, None])
+def test_an_unknown_operation_is_refused_in_a_short_line(name: Any) -> None:
+    message = refused(changed(["reduce", 1, 0], [name, 0]))
+
+    assert "reduce, node 1" in message
+    assert len(message) < 300
+
+
+def test_a_cell_of_too_many_nodes_is_refused() -> None:
+    tree = json.loads(genotype().to_json())
+    nodes = [[["skip_connect", 0], ["skip_connect", 1]]] * 101
+    tree["normal"] = tree["reduce"] = nodes
+
+    assert "100 nodes" in refused(json.dumps(tree))
+
+
+def test_a_damaged_file_is_read_or_refused_and_nothing_else() -> None:
+    text, source, refusals = genotype().to_json(), random.Random(3), 0
+    for _ in range(500):
+        at = source.randrange(len(text))
+        damaged = text[:at] + source.choice('0719-.,:"[]{}eNtx \\\n') + text[at + 1 :]
+        try:
+            read = Genotype.from_json(damaged)
+        except GenotypeError:
+            refusals += 1
+        else:
+            assert Genotype.from_json(read.to_json()) == read
+    assert refusals > 250
+
+
+def test_macs_of_a_reduction_on_an_odd_size_by_hand() -> None:
+    # Two cells, C = 4: layers 0 and 1 of 2 are reductions; 9x9, then 5x5, then 3x3.
+    shape = NetworkShape(3, 5, 4, 2, Topology(1, ("skip_connect", "dil_conv_5x5")), "batch")
+    choices = ((("skip_connect", 0), ("dil_conv_5x5", 1)),)
+    tiny = Genotype(shape, choices, choices)
+    stem = 81 * 9 * 3 * 12
+
+    def cell(sizes: tuple[int, int, int], inputs: tuple[int, int], c: int) -> int:
+        first, second, reduced = sizes
+        preprocess = first * inputs[0] * c + second * inputs[1] * c
+        return preprocess + reduced * (c * c + 25 * c + c * c)
+
+    assert shape.cell_types() == ["reduce", "reduce"]
+    expected = stem + cell((81, 81, 25), (12, 12), 8) + cell((25, 25, 9), (12, 8), 16) + 16 * 5
+    assert count_macs(tiny, (9, 9)) == expected

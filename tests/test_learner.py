@@ -217,7 +217,7 @@ def test_second_order_holds_with_an_active_clip() -> None:
 
     def query_loss(start: Parameters) -> float:
         adapted = task_learner(start, episode.support, RATES, clip, second_order=False)
-        return float(episode.query(adapted)[0])
+        return float(episode.query(adapted)[0].detach())
 
     along = direction(theta, "weights", 5)
     assert dot(gradient, along) == pytest.approx(slope(query_loss, theta, along), rel=1e-3)
@@ -285,3 +285,106 @@ def test_adaptation_lowers_the_loss_it_descends() -> None:
     adapted = task_learner(theta, episode.support * 10, rates, NO_CLIP, second_order=False)
 
     assert float(episode.support[0](adapted)[0]) < float(episode.support[0](theta)[0])
+
+
+def unrolled(
+    leaves: Parameters, episode: Episode, clip: float, second_order: bool
+) -> tuple[float, list[Tensor]]:
+    """The inner steps with PyTorch's autograd and plain arithmetic; loss and gradients."""
+    at = leaves
+    for loss in episode.support:
+        slopes = torch.autograd.grad(loss(at)[0], at.tensors(), create_graph=second_order)
+        count = len(at.weights)
+        norm = sum(((s**2).sum() for s in slopes[:count]), torch.zeros(())) ** 0.5
+        assert float(norm.detach()) > clip, "choose a clip that is active"
+        at = at.with_tensors(
+            [
+                t - RATES.weights * clip / norm * s
+                for t, s in zip(at.weights.values(), slopes[:count], strict=True)
+            ]
+            + [
+                t - RATES.alphas * s
+                for t, s in zip(at.alphas.tensors(), slopes[count:], strict=True)
+            ]
+        )
+        if not second_order:
+            at = at.with_tensors([t.detach().requires_grad_() for t in at.tensors()])
+    loss = episode.query(at)[0]
+    gradient = torch.autograd.grad(loss, (leaves if second_order else at).tensors())
+    return float(loss.detach()), list(gradient)
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_a_round_is_clipped_sgd_and_adam_of_pytorch_on_the_meta_gradient(
+    second_order: bool,
+) -> None:
+    theta, first = supernet_episode(2)
+    episodes = [first, Episode(first.support[::-1], first.support[0]), first]
+    clip = 0.02
+    outer = OuterOptimizers(lr=0.5, alpha_lr=0.05, momentum=0.8, weight_decay=0.03)
+    leaves = theta.with_tensors([t.clone().requires_grad_() for t in theta.tensors()])
+    weights = list(leaves.weights.values())
+    sgd = torch.optim.SGD(weights, lr=0.5, momentum=0.8, weight_decay=0.03)
+    adam = torch.optim.Adam(leaves.alphas.tensors(), lr=0.05)
+    losses = []
+    for episode in episodes:
+        loss, gradient = unrolled(leaves, episode, clip, second_order)
+        for leaf, slope_of in zip(leaves.tensors(), gradient, strict=True):
+            leaf.grad = slope_of
+        assert float(torch.nn.utils.clip_grad_norm_(weights, clip)) > clip
+        sgd.step()
+        adam.step()
+        losses.append(loss)
+
+    trained, history = meta_learner(theta, episodes, RATES, outer, clip, second_order)
+
+    assert history[:, 0].tolist() == pytest.approx(losses, rel=1e-6)
+    for ours, theirs, start in zip(
+        trained.tensors(), leaves.tensors(), theta.tensors(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(ours, start, atol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["weights", "alphas"])
+def test_an_active_clip_is_differentiated_too(part: str) -> None:
+    theta, episode = supernet_episode(2, seed=3)
+    clip = 0.05
+    _, gradient = meta_gradient(theta, episode, RATES, clip, second_order=True)
+
+    def query_loss(start: Parameters) -> float:
+        leaves = start.with_tensors([t.detach().requires_grad_() for t in start.tensors()])
+        return unrolled(leaves, episode, clip, second_order=False)[0]
+
+    for seed in range(2):
+        along = direction(theta, part, seed)
+        assert dot(gradient, along) == pytest.approx(slope(query_loss, theta, along), rel=1e-3)
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_without_inner_steps_it_is_the_plain_gradient(second_order: bool) -> None:
+    theta, episode = supernet_episode(0)
+    leaves = [t.clone().requires_grad_() for t in theta.tensors()]
+    expected = torch.autograd.grad(episode.query(theta.with_tensors(leaves))[0], leaves)
+
+    _, gradient = meta_gradient(theta, episode, RATES, 1e-3, second_order)
+
+    for ours, plain in zip(gradient.tensors(), expected, strict=True):
+        assert torch.equal(ours, plain)
+    assert gradient.alphas.op_normal.abs().max() > 0
+
+
+def test_a_weight_without_slope_gives_no_nan_when_clipped() -> None:
+    # At w = 0 the slope of w is 0 but in the graph: there the norm has no second derivative.
+    def loss(theta: Parameters) -> tuple[Tensor, Tensor]:
+        w, v = theta.weights["w"], theta.weights["v"]
+        return ((w * v) ** 2 + (v - 3) ** 2 + theta.alphas.op_normal**2).sum(), torch.zeros(())
+
+    start = two_numbers(0.0, 0.4)
+    theta = Parameters({"w": start.weights["w"], "v": start.weights["w"] + 1.5}, start.alphas)
+
+    _, gradient = meta_gradient(theta, Episode([loss], loss), RATES, 0.1, second_order=True)
+
+    # v' = v + 0.3 * 0.1 whatever v, so the slope of v is the one at v'.
+    assert float(gradient.weights["v"]) == pytest.approx(2 * (1.5 + 0.03 - 3))
+    assert float(gradient.weights["w"]) == 0.0

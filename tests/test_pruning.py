@@ -106,3 +106,75 @@ def test_entropy_is_one_when_undecided_and_zero_when_decided() -> None:
     assert entropy(alphas, Mask.full(TOPOLOGY), TOPOLOGY, 0.8) == pytest.approx(by_hand)
     cut = final_cut(alphas, Mask.full(TOPOLOGY), TOPOLOGY)
     assert entropy(alphas, cut, TOPOLOGY, 1.0) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_dies_by_brute_force_at_the_rounds_temperature(seed: int) -> None:
+    alphas, mask, tau = random_alphas(TOPOLOGY, seed), random_mask(TOPOLOGY, seed + 40), 0.6
+    op_threshold, pair_threshold = 0.25, 0.3
+
+    pruned = soft_prune(alphas, mask, TOPOLOGY, tau, op_threshold, pair_threshold)
+
+    def survivors(logits: torch.Tensor, alive: list[int], threshold: float) -> set[int]:
+        mass = {k: math.exp(float(logits[k]) / tau) for k in alive}
+        probable = {k for k in alive if mass[k] / sum(mass.values()) >= threshold}
+        return probable | {max(alive, key=lambda k: mass[k])}
+
+    for kind in CELL_TYPES:
+        (op_logits, pair_logits), (ops, pairs) = alphas.cell(kind), mask.cell(kind)
+        kept_pairs = set()
+        for own in TOPOLOGY.node_pairs:
+            living = [k for k in own if pairs[k]]
+            kept_pairs |= survivors(pair_logits, living, pair_threshold)
+        used = {edge for k in kept_pairs for edge in TOPOLOGY.pairs[k]}
+        kept_ops = {
+            (edge, o)
+            for edge in used
+            for o in survivors(op_logits[edge], ops[edge].nonzero()[:, 0].tolist(), op_threshold)
+        }
+        new_ops, new_pairs = pruned.cell(kind)
+        assert set(new_pairs.nonzero()[:, 0].tolist()) == kept_pairs
+        assert set(map(tuple, new_ops.nonzero().tolist())) == kept_ops
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_thresholds_of_zero_change_nothing(seed: int) -> None:
+    mask = random_mask(TOPOLOGY, seed)
+
+    pruned = soft_prune(random_alphas(TOPOLOGY, seed + 60), mask, TOPOLOGY, 0.5, 0.0, 0.0)
+
+    assert not all(t.all() for t in mask.tensors())
+    assert all(torch.equal(a, b) for a, b in zip(pruned.tensors(), mask.tensors(), strict=True))
+
+
+def test_of_equals_the_last_cut_keeps_the_first() -> None:
+    equal = Alphas(*(torch.full_like(a, 0.7) for a in random_alphas(TOPOLOGY, 0).tensors()))
+
+    cut = final_cut(equal, Mask.full(TOPOLOGY), TOPOLOGY)
+
+    assert_valid(cut)
+    for kind in CELL_TYPES:
+        ops, pairs = cut.cell(kind)
+        assert pairs.nonzero()[:, 0].tolist() == [own[0] for own in TOPOLOGY.node_pairs]
+        assert ops.sum(dim=1).max() == 1
+        assert ops[:, 0].sum() == 6
+
+
+def test_entropy_is_the_mean_over_the_edges_in_use() -> None:
+    alphas, mask = random_alphas(TOPOLOGY, 5), random_mask(TOPOLOGY, 0)
+    values = []
+    for kind in CELL_TYPES:
+        for logits, alive in zip(alphas.cell(kind)[0], mask.cell(kind)[0], strict=True):
+            if alive.any():
+                p = torch.softmax(logits[alive] / 0.8, dim=0)
+                values.append(float(-(p * p.log()).sum()) / math.log(4))
+
+    assert len(values) < 18, "choose a mask with a dead edge"
+    expected = sum(values) / len(values)
+    assert entropy(alphas, mask, TOPOLOGY, 0.8) == pytest.approx(expected)
+
+
+def test_a_single_operation_is_decided() -> None:
+    topology = Topology(2, ("skip_connect",))
+
+    assert entropy(random_alphas(topology, 0), Mask.full(topology), topology, 1.0) == 0.0

@@ -1,6 +1,6 @@
 """The dual relaxation: limits, masks, the Gumbel-max property, straight-through gradients."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -192,3 +192,107 @@ def test_the_temperature_falls_to_its_end_and_stays(kind: str, expected: list[fl
     schedule = TemperatureSchedule(kind, start=8.0, end=1.0, rounds=4)
 
     assert [schedule(r) for r in range(1, 6)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_gumbel_hard_is_exactly_one_hot_in_single_precision(seed: int) -> None:
+    alphas = Alphas(*(a.float() for a in random_alphas(TOPOLOGY, seed).tensors()))
+    drawn = Noise.draw(TOPOLOGY, generator(seed), torch.float32)
+
+    matrices = relax(alphas, Mask.full(TOPOLOGY), TOPOLOGY, 0.9, "gumbel-hard", drawn)
+
+    for matrix in matrices.values():
+        assert matrix.sum() == 6  # two inputs for each of three nodes
+        assert set(matrix.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gumbel_hard_passes_the_gradient_of_the_soft_pairs(seed: int) -> None:
+    drawn, tau = noise(seed), 0.8
+    leaves = Alphas(*(a.requires_grad_() for a in random_alphas(TOPOLOGY, seed).tensors()))
+    scale = torch.randn(9, 4, generator=generator(seed), dtype=torch.float64)
+
+    hard = relax(leaves, Mask.full(TOPOLOGY), TOPOLOGY, tau, "gumbel-hard", drawn)["normal"]
+    ours = torch.autograd.grad((hard * scale).sum(), leaves.input_normal)[0]
+
+    # With z one-hot, the loss is linear in s: each pair weighs the two operations it lets in.
+    operation = (leaves.op_normal + drawn.op_normal).argmax(dim=1)
+    expected = torch.zeros(10, dtype=torch.float64)
+    for own in map(list, TOPOLOGY.node_pairs):
+        s = ((leaves.input_normal + drawn.input_normal)[own].detach() / tau).softmax(dim=0)
+        weight = torch.stack([sum(scale[e, operation[e]] for e in TOPOLOGY.pairs[k]) for k in own])
+        expected[own] = s * (weight - (s * weight).sum()) / tau
+    torch.testing.assert_close(ours, expected)
+
+
+def test_evaluation_of_gumbel_hard_is_soft() -> None:
+    alphas, mask = random_alphas(TOPOLOGY, 6), random_mask(TOPOLOGY, 6)
+
+    hard = relax(alphas, mask, TOPOLOGY, 0.8, "gumbel-hard")
+
+    soft = relax(alphas, mask, TOPOLOGY, 0.8, "gumbel")
+    for kind in CELL_TYPES:
+        assert torch.equal(hard[kind], soft[kind])
+        assert ((hard[kind] > 0) & (hard[kind] < 1)).any()
+
+
+@pytest.mark.parametrize("relaxation", ["softmax", "gumbel", "gumbel-hard"])
+def test_a_dead_edge_is_zero_even_where_a_pair_lets_it_in(relaxation: str) -> None:
+    full = Mask.full(TOPOLOGY)
+    alive = full.op_normal.clone()
+    alive[1] = False
+    mask = Mask(alive, full.op_reduce, full.input_normal, full.input_reduce)
+
+    matrix = relax(random_alphas(TOPOLOGY, 7), mask, TOPOLOGY, 0.7, relaxation, noise(7))["normal"]
+
+    assert torch.equal(matrix[1], torch.zeros(4, dtype=torch.float64))
+    assert matrix[0].sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("relaxation", ["softmax", "gumbel"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_limits_of_the_coefficients(relaxation: str, seed: int) -> None:
+    alphas, full = random_alphas(TOPOLOGY, seed), Mask.full(TOPOLOGY)
+    pairs = relaxation != "softmax"
+
+    cold = relax(alphas, full, TOPOLOGY, 1e-5, relaxation)["reduce"]
+    hot = relax(alphas, full, TOPOLOGY, 1e7, relaxation)["reduce"]
+
+    expected = torch.zeros(9, 4, dtype=torch.float64)
+    for own, edges in zip(TOPOLOGY.node_pairs, TOPOLOGY.node_edges, strict=True):
+        best = max(own, key=lambda k: float(alphas.input_reduce[k]))
+        for edge in TOPOLOGY.pairs[best] if pairs else edges:
+            expected[edge, alphas.op_reduce[edge].argmax()] = 1.0
+        share = 2 / len(edges) if pairs else 1.0  # of k inputs every pair lets in two
+        torch.testing.assert_close(
+            hot[list(edges)], torch.full((len(edges), 4), share / 4).double(), atol=1e-5, rtol=0
+        )
+    torch.testing.assert_close(cold, expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gumbel_hard_draws_pairs_and_operations_by_their_probability(seed: int) -> None:
+    topology = Topology(2, ("skip_connect", "avg_pool_3x3", "sep_conv_3x3"))
+    alphas, mask = random_alphas(topology, seed, scale=0.7), Mask.full(topology)
+    draws, source = 800, generator(1000 + seed)
+    counts = torch.zeros(5, 3, dtype=torch.float64)
+
+    for _ in range(draws):
+        drawn = Noise.draw(topology, source, torch.float64)
+        counts += relax(alphas, mask, topology, 0.5, "gumbel-hard", drawn)["normal"]
+
+    q = torch.cat([alphas.input_normal[:1].softmax(0), alphas.input_normal[1:].softmax(0)])
+    u = torch.stack([q[0], q[0], q[1] + q[2], q[1] + q[3], q[2] + q[3]])
+    p = u[:, None] * alphas.op_normal.softmax(dim=1)
+    assert torch.all((counts / draws - p).abs() < 5 * torch.sqrt(p * (1 - p) / draws))
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+def test_the_temperature_never_rises_and_one_round_is_enough(kind: str) -> None:
+    values = [TemperatureSchedule(kind, 5.0, 0.03, 40)(r) for r in range(1, 60)]
+
+    assert all(after < before for before, after in pairwise(values[:40]))
+    assert values[0] == pytest.approx(5.0)
+    assert values[39:] == [0.03] * 20
+    assert TemperatureSchedule(kind, 5.0, 0.03, 1)(1) == pytest.approx(5.0)
+    assert TemperatureSchedule(kind, 5.0, 0.03, 1)(2) == 0.03

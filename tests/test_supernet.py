@@ -15,7 +15,7 @@ from helpers import (
 from client.learner import Parameters
 from search_space.alphas import Mask, Noise, Topology
 from search_space.genotype import Genotype, load_weights
-from search_space.operations import OPERATIONS, ReLUConvNorm, register
+from search_space.operations import OPERATIONS, ReLUConvNorm, make_norm, register
 from search_space.prediction import Relaxed
 from search_space.relaxation import relax
 from search_space.supernet import (
@@ -23,6 +23,7 @@ from search_space.supernet import (
     NetworkShape,
     alive_names,
     build_supernet,
+    call,
     initial_weights,
 )
 
@@ -223,3 +224,169 @@ def test_topology_by_hand() -> None:
     assert topology.pairs == ((0, 1), (2, 3), (2, 4), (3, 4))
     assert topology.incidence.sum(dim=0).tolist() == [1, 1, 2, 2, 2]
     assert random_alphas(topology, 0).op_normal.shape == (5, 1)
+
+
+def normed(x: torch.Tensor, norm: str) -> torch.Tensor:
+    """Over the batch, or over groups of four channels of each image."""
+    count, channels = x.shape[:2]
+    if norm == "group":
+        groups = x.reshape(count, channels // 4, -1)
+        deviation = (groups.var(dim=2, correction=0, keepdim=True) + 1e-5).sqrt()
+        return ((groups - groups.mean(dim=2, keepdim=True)) / deviation).reshape(x.shape)
+    deviation = (x.var(dim=(0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+    return (x - x.mean(dim=(0, 2, 3), keepdim=True)) / deviation
+
+
+def windows(x: torch.Tensor, kernel: int, stride: int, dilation: int, fill: float) -> torch.Tensor:
+    """What a kernel sees at each place, (B, C, H', W', k, k); `fill` beyond the border."""
+    reach = dilation * (kernel // 2)
+    padded = torch.nn.functional.pad(x, (reach, reach, reach, reach), value=fill)
+    height, width = x.shape[2:]
+    rows = [
+        torch.stack(
+            [
+                padded[:, :, dilation * i :, dilation * j :][:, :, :height:stride, :width:stride]
+                for j in range(kernel)
+            ],
+            dim=-1,
+        )
+        for i in range(kernel)
+    ]
+    return torch.stack(rows, dim=-2)
+
+
+def operation_by_hand(
+    name: str, weights: list[torch.Tensor], x: torch.Tensor, stride: int, norm: str
+) -> torch.Tensor:
+    if name == "none":
+        return 0 * x[:, :, ::stride, ::stride]
+    if name == "skip_connect":
+        if stride == 1:
+            return x
+        x = x.clamp(min=0)
+        shifted = torch.zeros_like(x)
+        shifted[:, :, :-1, :-1] = x[:, :, 1:, 1:]
+        halves = [
+            torch.einsum("oi,bihw->bohw", w[:, :, 0, 0], half[:, :, ::2, ::2])
+            for w, half in zip(weights, (x, shifted), strict=True)
+        ]
+        return normed(torch.cat(halves, dim=1), norm)
+    if name == "max_pool_3x3":
+        return normed(windows(x, 3, stride, 1, -torch.inf).amax(dim=(4, 5)), norm)
+    if name == "avg_pool_3x3":
+        return normed(windows(x, 3, stride, 1, torch.nan).nanmean(dim=(4, 5)), norm)
+    kernel, dilation = int(name[-1]), 2 if name.startswith("dil") else 1
+    for depthwise, pointwise in zip(weights[::2], weights[1::2], strict=True):
+        seen = windows(x.clamp(min=0), kernel, stride, dilation, 0.0)
+        x = torch.einsum("bchwij,cij->bchw", seen, depthwise[:, 0])
+        x = normed(torch.einsum("oi,bihw->bohw", pointwise[:, :, 0, 0], x), norm)
+        stride = 1
+    assert len(weights) == (2 if name.startswith("dil") else 4)
+    return x
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_an_operation_is_what_its_name_says(name: str, stride: int, norm: str) -> None:
+    operation = OPERATIONS[name](8, stride, norm).double()
+    source = generator(3)
+    images = torch.randn(3, 8, 9, 7, generator=source, dtype=torch.float64)
+    for parameter in operation.parameters():
+        torch.nn.init.normal_(parameter, generator=source)
+
+    result = operation(images)
+
+    weights = [p.detach() for p in operation.parameters()]
+    torch.testing.assert_close(
+        result.detach(), operation_by_hand(name, weights, images, stride, norm)
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6, 10, 14])
+def test_any_number_of_channels_has_a_group_norm(channels: int) -> None:
+    images = torch.randn(2, channels, 5, 5, generator=generator(1), dtype=torch.float64)
+
+    result = make_norm(channels, "group")(3 * images + 2)
+
+    means = result.mean(dim=(1, 2, 3))
+    torch.testing.assert_close(means, torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0)
+    assert result.var() == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(8, 8), (13, 17)])
+def test_a_reduction_halves_the_size_and_doubles_the_channels(
+    layers: int, size: tuple[int, int]
+) -> None:
+    shape = make_shape(nodes=2, layers=layers, channels=3)
+    network = Network(shape, Mask.full(shape.topology).alive(shape.topology))
+    images, _ = random_images(shape, 2, size, dtype=SINGLE)
+    shapes = []
+    for cell in network.cells:
+        cell.register_forward_hook(lambda _module, _inputs, output: shapes.append(output.shape))
+
+    network(images)
+
+    (height, width), channels = size, 3
+    for kind, found in zip(shape.cell_types(), shapes, strict=True):
+        if kind == "reduce":
+            height, width, channels = -(-height // 2), -(-width // 2), 2 * channels
+        assert found == (5, 2 * channels, height, width)
+
+
+def test_initial_weights_have_the_deviation_of_he() -> None:
+    network = build_supernet(make_shape(channels=16, layers=2))
+
+    weights = initial_weights(network, generator(5))
+
+    scaled = [w * (w[0].numel() / 2) ** 0.5 for w in weights.values() if w.dim() == 4]
+    sample = torch.cat([w.flatten() for w in scaled])
+    # The variance of n normals has a relative deviation of sqrt(2 / n).
+    assert float(sample.var()) == pytest.approx(1.0, abs=5 * (2 / len(sample)) ** 0.5)
+    classifier = weights["classifier.weight"]
+    assert float(classifier.var()) * 3 * classifier.shape[1] == pytest.approx(
+        1.0, abs=5 * (2 / classifier.numel()) ** 0.5
+    )
+    assert torch.all(weights["classifier.bias"] == 0)
+
+
+@pytest.mark.parametrize("tau", [1e-3, 50.0])
+def test_a_decided_supernet_does_not_depend_on_the_temperature(tau: float) -> None:
+    shape = make_shape(nodes=3, layers=2)
+    network, theta = random_parameters(shape, 4, SINGLE)
+    images, _ = random_images(shape, 5, (9, 9), dtype=SINGLE)
+    mask = one_hot_mask(shape.topology, 6)
+    expected = derived(shape, mask, theta)(images)
+
+    for relaxation in ("softmax", "gumbel", "gumbel-hard"):
+        logits = Relaxed(network, shape, mask, tau, relaxation).predict(*theta, images)
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+        # The same where nothing is left out: every operation, most of them times zero.
+        coefficients = relax(theta.alphas, mask, shape.topology, tau, relaxation)
+        logits = call(network, theta.weights, images, coefficients)
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_a_mask_is_decided_when_nothing_is_left_to_choose() -> None:
+    shape = make_shape(nodes=2, layers=2)
+    network, theta = random_parameters(shape, 4)
+    images, _ = random_images(shape, 5)
+    mask = one_hot_mask(shape.topology, 1)
+    edge = int(mask.op_normal.any(dim=1).nonzero()[0])
+    ops, pairs = mask.op_normal.clone(), mask.input_normal.clone()
+    ops[edge] = True
+    pairs[1:] = True
+    edges_alive = mask.op_normal.clone()
+    edges_alive[:, 0] |= ~mask.op_normal.any(dim=1)  # one operation an edge, many pairs a node
+    undecided = [
+        Mask(ops, mask.op_reduce, mask.input_normal, mask.input_reduce),
+        Mask(edges_alive, mask.op_reduce, pairs, mask.input_reduce),
+    ]
+
+    assert Relaxed(network, shape, mask, 1.0, "gumbel").decided
+    for other in undecided:
+        relaxed = Relaxed(network, shape, other, 0.8, "gumbel")
+        expected = mixed_by_hand(network, theta, shape, other, 0.8, images)
+        assert not relaxed.decided
+        torch.testing.assert_close(relaxed.predict(*theta, images), expected)
