@@ -20,6 +20,9 @@ from .supernet import Network, NetworkShape, Weights
 
 FORMAT = "fedmetanas-genotype-1"
 
+#: Bounds of what a file may ask for: a damaged or foreign one must not exhaust the memory.
+LARGEST = {"in_channels": 1024, "classes": 100_000, "channels": 1024, "layers": 200}
+
 #: For every node its two (operation, predecessor).
 CellGenotype = tuple[tuple[tuple[str, int], tuple[str, int]], ...]
 
@@ -104,10 +107,9 @@ class Genotype:
             raise GenotypeError(f"not valid JSON: {error}") from None
         if not isinstance(tree, dict) or tree.get("format") != FORMAT:
             raise GenotypeError(f"expected a JSON object with format {FORMAT!r}")
-        numbers = ("in_channels", "classes", "channels", "layers")
-        for key in numbers:
-            if type(tree.get(key)) is not int or not 1 <= tree[key] <= 100_000:
-                raise GenotypeError(f"{key}: expected a whole number from 1 to 100000")
+        for key, most in LARGEST.items():
+            if type(tree.get(key)) is not int or not 1 <= tree[key] <= most:
+                raise GenotypeError(f"{key}: expected a whole number from 1 to {most}")
         if tree.get("norm") not in ("batch", "group"):
             raise GenotypeError("norm: expected batch or group")
         cells = {cell_type: _read_cell(tree, cell_type) for cell_type in CELL_TYPES}
@@ -116,7 +118,7 @@ class Genotype:
         used = {name for cell in cells.values() for choices in cell for name, _ in choices}
         operations = tuple(name for name in OPERATIONS if name in used)
         topology = Topology(len(cells["normal"]), operations)
-        sizes = {key: tree[key] for key in numbers}
+        sizes = {key: tree[key] for key in LARGEST}
         return Genotype(NetworkShape(**sizes, topology=topology, norm=tree["norm"]), **cells)
 
 

@@ -96,7 +96,6 @@ def _straight_through(soft: Tensor) -> Tensor:
     """
     hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(dim=-1, keepdim=True), 1.0)
     hard = hard * (soft.detach().amax(dim=-1, keepdim=True) > 0)
-    # Not (hard - soft.detach()) + soft, which is 1 only up to rounding.
     return hard + (soft - soft.detach())
 
 
