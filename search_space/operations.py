@@ -5,19 +5,26 @@ Architecture Search", 2019, https://arxiv.org/abs/1806.09055, section 3.1.
 
 A new operation is one function from ``(channels, stride, norm)`` to a module, registered by name:
 
->>> @register("conv_1x1")
-... def conv_1x1(channels, stride, norm):
-...     return ReLUConvNorm(channels, channels, kernel=1, stride=stride, norm=norm)
+>>> @register("conv_3x3")
+... def conv_3x3(channels, stride, norm):
+...     return nn.Sequential(RELU, conv(channels, channels, 3, stride), make_norm(channels, norm))
+
+Three things a cell then does by itself: where the first of an ``nn.Sequential`` is :data:`RELU`, it
+is computed once for all operations on a state; where the last is :class:`Scalable`, as norms are, the
+operation's coefficient is multiplied in there; a module without parameters that is the same object on all edges
+(see :func:`functools.cache`) is computed once for all edges that start from a state.
 """
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .depthwise import DepthwiseConv
+from .pointwise import pointwise_batch_norm
 
 OperationFactory = Callable[[int, int, str], nn.Module]
 
@@ -47,32 +54,54 @@ def register(name: str) -> Callable[[OperationFactory], OperationFactory]:
     return add
 
 
-class BatchStatNorm(nn.Module):
-    """Batch normalisation by the statistics of the batch at hand, in training and evaluation.
+class Scalable(nn.Module):
+    """A module that multiplies its result by a factor (C,) for each channel at no cost.
 
-    Running averages of unlike clients would be averages of nothing in particular.
+    Its ``forward`` takes the input and, optionally, the factor.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise each channel of `x` (B, C, H, W) to mean 0 and variance 1."""
-        return F.batch_norm(x, None, None, training=True)
+
+class Norm(Scalable):
+    """Normalisation without weights of its own, as in DARTS's search phase.
+
+    Parameters
+    ----------
+    groups : int or None
+        Number of groups of channels that are normalised for each image (Wu and He, 2018,
+        https://arxiv.org/abs/1803.08494); None: each channel by the statistics of the batch, in
+        training and evaluation alike. Running averages of unlike clients would be averages of
+        nothing in particular.
+    """
+
+    def __init__(self, groups: int | None) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """Normalise `x` (B, C, H, W) to mean 0 and variance 1, times a factor (C,)."""
+        if self.groups is None:
+            return F.batch_norm(x, None, None, factor, training=True)
+        return F.group_norm(x, self.groups, factor)
 
 
-def make_norm(channels: int, norm: str) -> nn.Module:
-    """Return a normalisation without weights of its own, as in DARTS's search phase.
+@cache
+def make_norm(channels: int, norm: str) -> Norm:
+    """Return a normalisation; the same object for the same arguments.
 
     Parameters
     ----------
     channels : int
         Number of channels.
     norm : {"batch", "group"}
-        By the statistics of the batch, or of groups of channels of each image (Wu and He, 2018,
-        https://arxiv.org/abs/1803.08494), which do not depend on the other images of a batch.
+        By the statistics of the batch, or of groups of four channels of each image, which do not
+        depend on the other images of a batch.
     """
     if norm == "batch":
-        return BatchStatNorm()
-    groups = math.gcd(channels, max(1, channels // 4))  # of 4 channels, where that divides
-    return nn.GroupNorm(groups, channels, affine=False)
+        return Norm(None)
+    return Norm(math.gcd(channels, max(1, channels // 4)))  # of 4 channels, where that divides
+
+
+RELU = nn.ReLU()  # one object, by which a cell sees that operations begin alike
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -80,50 +109,78 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
-class ReLUConvNorm(nn.Sequential):
-    """ReLU, convolution, normalisation."""
+class PointwiseConv(nn.Module):
+    """A 1x1 convolution without bias: one matrix product over the channels of all pixels."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, norm: str) -> None:
-        super().__init__(nn.ReLU(), conv(inputs, outputs, kernel, stride), make_norm(outputs, norm))
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, 1, 1))
 
-
-class DilatedConv(nn.Sequential):
-    """ReLU, depthwise dilated convolution, pointwise convolution, normalisation."""
-
-    def __init__(self, channels: int, kernel: int, stride: int, dilation: int, norm: str) -> None:
-        super().__init__(
-            nn.ReLU(),
-            DepthwiseConv(channels, kernel, stride, dilation),
-            conv(channels, channels, 1),
-            make_norm(channels, norm),
-        )
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x` (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
+        if self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
 
 
-class SeparableConv(nn.Sequential):
-    """A depthwise separable convolution, applied twice."""
-
-    def __init__(self, channels: int, kernel: int, stride: int, norm: str) -> None:
-        super().__init__(
-            DilatedConv(channels, kernel, stride, 1, norm),
-            DilatedConv(channels, kernel, 1, 1, norm),
-        )
-
-
-class FactorizedReduce(nn.Module):
-    """Halve the size: two pointwise convolutions, the second shifted by a pixel, side by side."""
+class PointwiseConvNorm(Scalable):
+    """A 1x1 convolution without bias, and a normalisation."""
 
     def __init__(self, inputs: int, outputs: int, norm: str) -> None:
         super().__init__()
-        self.even = conv(inputs, outputs // 2, 1, stride=2)
-        self.odd = conv(inputs, outputs - outputs // 2, 1, stride=2)
+        self.conv = PointwiseConv(inputs, outputs)
         self.norm = make_norm(outputs, norm)
+
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """Map `x` (B, inputs, H, W) to (B, outputs, H, W), times a factor (outputs,)."""
+        if self.norm.groups is None:
+            return pointwise_batch_norm(x, self.conv.weight, factor)
+        return self.norm(self.conv(x), factor)  # type: ignore[no-any-return]
+
+
+class ReLUConvNorm(nn.Sequential):
+    """ReLU, pointwise convolution, normalisation."""
+
+    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+        super().__init__(RELU, PointwiseConvNorm(inputs, outputs, norm))
+
+
+class SeparableConv(nn.Sequential):
+    """ReLU, depthwise convolution, pointwise convolution, normalisation; once or twice over."""
+
+    def __init__(
+        self, channels: int, kernel: int, stride: int, norm: str, dilation: int = 1, times: int = 1
+    ) -> None:
+        modules: list[nn.Module] = []
+        for time in range(times):
+            modules += [
+                RELU,
+                DepthwiseConv(channels, kernel, stride if time == 0 else 1, dilation),
+                PointwiseConvNorm(channels, channels, norm),
+            ]
+        super().__init__(*modules)
+
+
+class Halve(nn.Module):
+    """Halve the size: two pointwise convolutions, the second shifted by a pixel, side by side."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.even = PointwiseConv(inputs, outputs // 2, stride=2)
+        self.odd = PointwiseConv(inputs, outputs - outputs // 2, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (B, C, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
-        x = F.relu(x)
         shifted = F.pad(x[:, :, 1:, 1:], (0, 1, 0, 1))  # padded: odd sizes halve alike
-        halves = torch.cat([self.even(x), self.odd(shifted)], dim=1)
-        return self.norm(halves)  # type: ignore[no-any-return]
+        return torch.cat([self.even(x), self.odd(shifted)], dim=1)
+
+
+class FactorizedReduce(nn.Sequential):
+    """ReLU, a halving of the size, normalisation."""
+
+    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+        super().__init__(RELU, Halve(inputs, outputs), make_norm(outputs, norm))
 
 
 class Zero(nn.Module):
@@ -139,12 +196,14 @@ class Zero(nn.Module):
 
 
 @register("max_pool_3x3")
+@cache
 def max_pool_3x3(channels: int, stride: int, norm: str) -> nn.Module:
     """Greatest of 3x3, normalised."""
     return nn.Sequential(nn.MaxPool2d(3, stride, padding=1), make_norm(channels, norm))
 
 
 @register("avg_pool_3x3")
+@cache
 def avg_pool_3x3(channels: int, stride: int, norm: str) -> nn.Module:
     """Mean of 3x3, borders not counted in, normalised."""
     pool = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
@@ -160,31 +219,32 @@ def skip_connect(channels: int, stride: int, norm: str) -> nn.Module:
 @register("sep_conv_3x3")
 def sep_conv_3x3(channels: int, stride: int, norm: str) -> nn.Module:
     """Depthwise separable convolution 3x3, twice."""
-    return SeparableConv(channels, 3, stride, norm)
+    return SeparableConv(channels, 3, stride, norm, times=2)
 
 
 @register("sep_conv_5x5")
 def sep_conv_5x5(channels: int, stride: int, norm: str) -> nn.Module:
     """Depthwise separable convolution 5x5, twice."""
-    return SeparableConv(channels, 5, stride, norm)
+    return SeparableConv(channels, 5, stride, norm, times=2)
 
 
 @register("dil_conv_3x3")
 def dil_conv_3x3(channels: int, stride: int, norm: str) -> nn.Module:
     """Depthwise separable convolution 3x3 with dilation 2."""
-    return DilatedConv(channels, 3, stride, 2, norm)
+    return SeparableConv(channels, 3, stride, norm, dilation=2)
 
 
 @register("dil_conv_5x5")
 def dil_conv_5x5(channels: int, stride: int, norm: str) -> nn.Module:
     """Depthwise separable convolution 5x5 with dilation 2."""
-    return DilatedConv(channels, 5, stride, 2, norm)
+    return SeparableConv(channels, 5, stride, norm, dilation=2)
 
 
 DEFAULT_OPERATIONS = tuple(OPERATIONS)
 
 
 @register("none")
+@cache
 def none(channels: int, stride: int, norm: str) -> nn.Module:
     """No connection."""
     return Zero(stride)

@@ -11,16 +11,23 @@ the operations of a genotype alone.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .alphas import CELL_TYPES, Mask, Topology
-from .operations import OPERATIONS, FactorizedReduce, ReLUConvNorm, conv, make_norm
+from .alphas import Mask, Topology
+from .operations import (
+    OPERATIONS,
+    RELU,
+    FactorizedReduce,
+    ReLUConvNorm,
+    Scalable,
+    conv,
+    make_norm,
+)
 from .relaxation import Coefficients
 
 #: Names and values of the weights of a network.
@@ -63,6 +70,55 @@ class NetworkShape:
         return ["reduce" if i in reductions else "normal" for i in range(self.layers)]
 
 
+class Source:
+    """A state of the network and what operations on it have in common, computed once.
+
+    Parameters
+    ----------
+    state : Tensor
+        (B, C, H, W).
+    """
+
+    def __init__(self, state: Tensor) -> None:
+        self.state = state
+        self.known: dict[nn.Module, Tensor] = {}
+
+    def through(self, module: nn.Module) -> Tensor:
+        """Return what a module without parameters makes of the state."""
+        if module not in self.known:
+            self.known[module] = module(self.state)
+        return self.known[module]
+
+
+class Step:
+    """An operation, taken apart: what is shared, what is its own, and where its factor goes.
+
+    Parameters
+    ----------
+    operation : nn.Module
+        Any module from (B, C, H, W) to the same or half the size.
+    """
+
+    def __init__(self, operation: nn.Module) -> None:
+        own = list(operation) if isinstance(operation, nn.Sequential) else [operation]
+        if next(operation.parameters(), None) is None:
+            self.shared: nn.Module | None = operation
+            own = []
+        else:
+            self.shared = own.pop(0) if own[0] is RELU else None
+        self.last = own.pop() if own and isinstance(own[-1], Scalable) else None
+        self.own = own
+
+    def __call__(self, source: Source, factor: Tensor | None) -> Tensor:
+        """Apply the operation to a state; `factor` (C,) multiplies the channels of the result."""
+        x = source.state if self.shared is None else source.through(self.shared)
+        for module in self.own:
+            x = module(x)
+        if self.last is not None:
+            return self.last(x, factor)  # type: ignore[no-any-return]
+        return x if factor is None else x * factor[:, None, None]
+
+
 class Cell(nn.Module):
     """A cell: two inputs, nodes that sum their edges, output of all nodes side by side."""
 
@@ -78,12 +134,13 @@ class Cell(nn.Module):
         super().__init__()
         self.topology = shape.topology
         self.cell_type = cell_type
+        self.channels = channels
         self.first: nn.Module = (
             FactorizedReduce(inputs[0], channels, shape.norm)
             if halve_first
-            else ReLUConvNorm(inputs[0], channels, 1, 1, shape.norm)
+            else ReLUConvNorm(inputs[0], channels, shape.norm)
         )
-        self.second = ReLUConvNorm(inputs[1], channels, 1, 1, shape.norm)
+        self.second = ReLUConvNorm(inputs[1], channels, shape.norm)
         self.edges = nn.ModuleDict()
         for edge, names in alive.items():
             predecessor = self.topology.edges[edge][1]
@@ -91,28 +148,50 @@ class Cell(nn.Module):
             self.edges[str(edge)] = nn.ModuleDict(
                 {name: OPERATIONS[name](channels, stride, shape.norm) for name in names}
             )
+        self.inputs = Step(self.first), Step(self.second)
+        self.steps = {
+            (edge, name): Step(operation)
+            for edge in alive
+            for name, operation in self.edges[str(edge)].items()  # type: ignore[operator]
+        }
 
     def forward(
         self,
-        first: Tensor,
-        second: Tensor,
+        before: Source,
+        last: Source,
         alive: Mapping[int, tuple[str, ...]],
-        coefficients: list[list[Tensor]] | None,
+        coefficients: Tensor | None,
     ) -> Tensor:
-        """Compute the cell's output (B, N * channels, H', W') from the two cells before it."""
-        states = [self.first(first), self.second(second)]
+        """Compute the output (B, N * channels, H', W') from those of the two cells before."""
+        first, second = self.inputs
+        sources = [Source(first(before, None)), Source(second(last, None))]
+        factors = self._factors(coefficients)
         for edges in self.topology.node_edges:
-            terms = []
-            for edge in edges:
-                source = states[self.topology.edges[edge][1]]
-                for name in alive.get(edge, ()):
-                    term = self.edges[str(edge)][name](source)  # type: ignore[index]
-                    if coefficients is not None:
-                        column = self.topology.operations.index(name)
-                        term = term * coefficients[edge][column]
-                    terms.append(term)
-            states.append(sum(terms[1:], start=terms[0]))
-        return torch.cat(states[2:], dim=1)
+            terms = (
+                self.steps[edge, name](sources[self.topology.edges[edge][1]], factors(edge, name))
+                for edge in edges
+                for name in alive.get(edge, ())
+            )
+            sources.append(Source(_sum(terms)))
+        return torch.cat([source.state for source in sources[2:]], dim=1)
+
+    def _factors(self, coefficients: Tensor | None) -> Callable[[int, str], Tensor | None]:
+        """Return a function to the factors (C,) of an operation on an edge."""
+        if coefficients is None:
+            return lambda edge, name: None
+        columns = {name: column for column, name in enumerate(self.topology.operations)}
+        wide = coefficients[..., None].expand(*coefficients.shape, self.channels).contiguous()
+        rows = [row.unbind() for row in wide.unbind()]
+        return lambda edge, name: rows[edge][columns[name]]
+
+
+def _sum(terms: Iterator[Tensor]) -> Tensor:
+    """Return the sum of large terms, each added up in place as soon as it is there."""
+    total = next(terms)
+    for number, term in enumerate(terms):
+        # The first may be needed again, as it is, by the gradient or by others.
+        total = total + term if number == 0 else total.add_(term)
+    return total
 
 
 class Network(nn.Module):
@@ -159,17 +238,14 @@ class Network(nn.Module):
             What to compute, all by default; nothing else is touched.
         """
         alive = self.alive if alive is None else alive
-        scalars: dict[str, list[list[Tensor]] | None] = dict.fromkeys(CELL_TYPES)
-        if coefficients is not None:
-            scalars = {
-                cell_type: [list(row.unbind()) for row in matrix.unbind()]
-                for cell_type, matrix in coefficients.items()
-            }
-        before = last = self.stem(images)
+        # Channels last: on it depthwise and pointwise convolutions are several times faster.
+        stem = self.stem(images).contiguous(memory_format=torch.channels_last)
+        before = last = Source(stem)
         for cell in self.cells:
-            kind = cell.cell_type
-            before, last = last, cell(before, last, alive[kind], scalars[kind])  # type: ignore[index]
-        return self.classifier(F.relu(last).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+            kind: str = cell.cell_type  # type: ignore[assignment]
+            own = None if coefficients is None else coefficients[kind]
+            before, last = last, Source(cell(before, last, alive[kind], own))
+        return self.classifier(last.through(RELU).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
 def build_supernet(shape: NetworkShape) -> Network:

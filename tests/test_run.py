@@ -209,6 +209,8 @@ def test_ctrl_c_ends_the_run_and_all_its_processes(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # In a background job, as CI may be, SIGINT is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
     )
     assert process.stdout is not None
     while "round 2/" not in process.stdout.readline():

@@ -153,7 +153,7 @@ def test_the_weights_of_the_dead_are_not_needed() -> None:
     for cell, kind in enumerate(types):
         for edge, names in alive[kind].items():
             if "sep_conv_3x3" in names:
-                assert f"cells.{cell}.edges.{edge}.sep_conv_3x3.0.1.weight" in kept
+                assert f"cells.{cell}.edges.{edge}.sep_conv_3x3.1.weight" in kept
 
 
 def test_gumbel_hard_runs_only_what_is_drawn() -> None:
@@ -200,7 +200,7 @@ def test_reductions_are_at_one_and_two_thirds() -> None:
 def test_the_operation_of_the_readme_can_be_searched() -> None:
     @register("conv_1x1")
     def conv_1x1(channels: int, stride: int, norm: str) -> torch.nn.Module:
-        return ReLUConvNorm(channels, channels, kernel=1, stride=stride, norm=norm)
+        return ReLUConvNorm(channels, channels, stride=stride, norm=norm)
 
     try:
         shape = make_shape(operations=("skip_connect", "conv_1x1"))
