@@ -11,10 +11,16 @@ the size, and G the gradient of y put on a grid of x's size with zeros in betwee
 Both are differentiable again, as second-order MAML asks.
 """
 
+from functools import cache
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+
+SMALL = 2**15  # numbers in an input for which the calls cost more than what they compute
+SMALL_PLANE = 64  # pixels
 
 
 class _Depthwise(torch.autograd.Function):
@@ -35,7 +41,7 @@ class _Depthwise(torch.autograd.Function):
         stride, dilation = ctx.stride, ctx.dilation  # type: ignore[attr-defined]
         of_x, of_weight = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
         return (
-            _input_gradient(slope, weight, x.shape, stride, dilation) if of_x else None,
+            _input_gradient(slope, weight, x, stride, dilation) if of_x else None,
             _weight_gradient(slope, x, weight.shape, stride, dilation) if of_weight else None,
             None,
             None,
@@ -43,10 +49,10 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _input_gradient(
-    slope: Tensor, weight: Tensor, shape: torch.Size, stride: int, dilation: int
+    slope: Tensor, weight: Tensor, like: Tensor, stride: int, dilation: int
 ) -> Tensor:
     if stride > 1:
-        spread = slope.new_zeros(shape)
+        spread = torch.zeros_like(like)
         spread[:, :, ::stride, ::stride] = slope
         slope = spread
     return depthwise(slope, weight.flip(2, 3), 1, dilation)
@@ -85,7 +91,67 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     Tensor
         (B, C, ceil(H / stride), ceil(W / stride)).
     """
+    if x.numel() <= SMALL and x.shape[2] * x.shape[3] <= SMALL_PLANE:
+        return _SmallDepthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
     return _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
+
+
+class _SmallDepthwise(torch.autograd.Function):
+    """The same by a matrix for each channel that takes its pixels, in a row, to the result's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+        ctx.places = _places(*x.shape[2:], weight.shape[-1], stride, dilation, x.dtype, x.device)
+        matrices = _matrices(weight, ctx.places)
+        ctx.save_for_backward(x, weight, matrices)
+        return _product(x, matrices, [-(-side // stride) for side in x.shape[2:]])
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight, matrices = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated, too
+            matrices = _matrices(weight, ctx.places)
+        of_matrices = torch.bmm(_rows(x).mT, _rows(slope))
+        of_weight = of_matrices.flatten(1) @ ctx.places.flatten(1).t()
+        of_x = _product(slope, matrices.mT, list(x.shape[2:]))
+        return of_x, of_weight.view_as(weight), None, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Return (B, C, H, W) as (C, B, H W), contiguous."""
+    return x.flatten(2).transpose(0, 1).contiguous()
+
+
+def _matrices(weight: Tensor, places: Tensor) -> Tensor:
+    """Return the matrices (C, pixels in, pixels out) of kernels (C, 1, k, k)."""
+    flat = weight.flatten(1)
+    return (flat @ places.flatten(1)).view(len(flat), *places.shape[1:])
+
+
+def _product(x: Tensor, matrices: Tensor, sides: list[int]) -> Tensor:
+    """Multiply each channel's pixels by its matrix; (B, C, *sides), channels last."""
+    y = torch.bmm(_rows(x), matrices)  # (C, B, pixels)
+    return y.permute(1, 2, 0).contiguous().view(len(x), *sides, -1).permute(0, 3, 1, 2)
+
+
+@cache
+def _places(
+    height: int,
+    width: int,
+    size: int,
+    stride: int,
+    dilation: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Return for every weight of a kernel which pixel it carries where, (k k, pixels in and out).
+
+    It is 1 at (weight, pixel in, pixel out) if the weight takes the one to the other, else 0.
+    """
+    eye = torch.eye(height * width, dtype=dtype).view(-1, 1, height, width)
+    padding = dilation * (size - 1) // 2
+    seen = F.unfold(eye, size, dilation, padding, stride)  # (pixels in, k k, pixels out)
+    return seen.transpose(0, 1).contiguous().to(device)
 
 
 class DepthwiseConv(nn.Module):

@@ -9,10 +9,10 @@ A new operation is one function from ``(channels, stride, norm)`` to a module, r
 ... def conv_3x3(channels, stride, norm):
 ...     return nn.Sequential(RELU, conv(channels, channels, 3, stride), make_norm(channels, norm))
 
-Three things a cell then does by itself: where the first of an ``nn.Sequential`` is :data:`RELU`, it
-is computed once for all operations on a state; where the last is :class:`Scalable`, as norms are, the
-operation's coefficient is multiplied in there; a module without parameters that is the same object on all edges
-(see :func:`functools.cache`) is computed once for all edges that start from a state.
+Three things a cell then does by itself. Where the first of an ``nn.Sequential`` is :data:`RELU`, it
+is computed once for all operations on a state. Where the last is :class:`Scalable`, as norms are, the
+operation's coefficient is multiplied in there. A module without parameters that is one object on all
+edges (see :func:`functools.cache`) is computed once for all edges that start from a state.
 """
 
 import math
@@ -112,15 +112,12 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 class PointwiseConv(nn.Module):
     """A 1x1 convolution without bias: one matrix product over the channels of all pixels."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.stride = stride
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `x` (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
-        if self.stride > 1:
-            x = x[:, :, :: self.stride, :: self.stride]
+        """Map `x` (B, inputs, H, W) to (B, outputs, H, W)."""
         return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
 
 
@@ -163,17 +160,20 @@ class SeparableConv(nn.Sequential):
 
 
 class Halve(nn.Module):
-    """Halve the size: two pointwise convolutions, the second shifted by a pixel, side by side."""
+    """Halve the size: a pointwise convolution of the even pixels, one of the odd, side by side."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.even = PointwiseConv(inputs, outputs // 2, stride=2)
-        self.odd = PointwiseConv(inputs, outputs - outputs // 2, stride=2)
+        self.even = PointwiseConv(inputs, outputs // 2)
+        self.odd = PointwiseConv(inputs, outputs - outputs // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (B, C, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
-        shifted = F.pad(x[:, :, 1:, 1:], (0, 1, 0, 1))  # padded: odd sizes halve alike
-        return torch.cat([self.even(x), self.odd(shifted)], dim=1)
+        odd = self.odd(x[:, :, 1::2, 1::2])
+        height, width = x.shape[2:]
+        if height % 2 or width % 2:  # one row or column fewer than the even pixels have
+            odd = F.pad(odd, (0, width % 2, 0, height % 2))
+        return torch.cat([self.even(x[:, :, ::2, ::2]), odd], dim=1)
 
 
 class FactorizedReduce(nn.Sequential):

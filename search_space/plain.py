@@ -1,8 +1,8 @@
 """The supernet written in the most obvious way: operation by operation, edge by edge.
 
 The same mathematics as :mod:`search_space.supernet` without any of its economies: every operation
-of every edge on its own, PyTorch's own gradients, default memory layout, a multiplication for each
-coefficient. It is what the fast one is tested and timed against, and the shortest description of it.
+of every edge on its own, PyTorch's own gradients and memory layout, a multiplication for each
+coefficient. It is what the fast one is tested and timed against, and its shortest description.
 """
 
 import math

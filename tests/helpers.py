@@ -1,5 +1,8 @@
 """Random inputs for tests of the search space and the learners."""
 
+import re
+from pathlib import Path
+
 import torch
 
 from client.learner import Parameters
@@ -7,6 +10,15 @@ from search_space.alphas import Alphas, Mask, Topology
 from search_space.operations import DEFAULT_OPERATIONS
 from search_space.pruning import final_cut, soft_prune
 from search_space.supernet import Network, NetworkShape, build_supernet, initial_weights
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def readme_example(name: str) -> str:
+    """Return the Python block of the README in which `name` stands."""
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (found,) = [block for block in blocks if name in block]
+    return str(found)
 
 
 def generator(seed: int) -> torch.Generator:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
+from helpers import readme_example
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from experiments import datasets
 from experiments.datasets import (
     DATASETS,
     FOLDERS,
@@ -351,3 +353,23 @@ def test_registered_loader_is_used_and_checked() -> None:
 def test_taken_and_impossible_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"dataset name"):
         register(name)
+
+
+@pytest.mark.usefixtures("forget")
+def test_the_dataset_of_the_readme_is_read(tmp_path: Path) -> None:
+    parts = {
+        f"{part}_{kind}": np.random.default_rng(seed).integers(0, high, shape).astype(dtype)
+        for seed, part in enumerate(("train", "test"))
+        for kind, high, shape, dtype in (
+            ("images", 256, (5, 9, 8, 3), np.uint8),
+            ("labels", 3, (5,), np.int64),
+        )
+    }
+    np.savez(tmp_path / "letters.npz", **parts)
+    exec(readme_example('@register("letters")'), vars(datasets).copy())
+
+    dataset = decode(Source("letters", tmp_path, download=False, image_size=None))
+
+    assert dataset.classes == ("a", "b", "c")
+    assert np.array_equal(dataset.train.images, parts["train_images"])
+    assert np.array_equal(dataset.test.labels, parts["test_labels"])

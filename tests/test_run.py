@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import readme_example
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -156,12 +157,6 @@ STRATEGIES = """
     from strategies.fedmetanas import FedMetaNAS
 
 
-    class LatePruning(FedMetaNAS):
-        def prune(self, server_round, arrays):
-            if server_round % 3 == 0:
-                super().prune(server_round, arrays)
-
-
     class Broken(FedMetaNAS):
         def aggregate_train(self, server_round, replies):
             raise ZeroDivisionError("broken on purpose")
@@ -183,7 +178,7 @@ def test_a_run_whose_server_raises_fails_and_shows_why(
 
 
 def test_the_strategy_of_the_readme_runs(environment: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "my_strategies.py").write_text(textwrap.dedent(STRATEGIES))
+    (tmp_path / "my_strategies.py").write_text(readme_example("class LatePruning"))
     environment = {**environment, "PYTHONPATH": str(tmp_path)}
     arguments = ["run", "digits", *TINY.split(), "search.warmup_rounds=0", "--engine", "inline"]
     name = "strategy.name=my_strategies:LatePruning"

@@ -1,5 +1,7 @@
 """The supernet and the network derived from it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from helpers import (
@@ -10,17 +12,21 @@ from helpers import (
     random_images,
     random_mask,
     random_parameters,
+    readme_example,
 )
 
-from client.learner import Parameters
-from search_space.alphas import Mask, Noise, Topology
+from client.learner import Episode, InnerRates, Loss, Parameters, meta_gradient
+from search_space import operations
+from search_space.alphas import Alphas, Mask, Noise, Topology
 from search_space.genotype import Genotype, load_weights
-from search_space.operations import OPERATIONS, ReLUConvNorm, make_norm, register
-from search_space.prediction import Relaxed
-from search_space.relaxation import relax
+from search_space.operations import DEFAULT_OPERATIONS, OPERATIONS, make_norm, register
+from search_space.plain import plain_logits
+from search_space.prediction import Relaxed, loss_and_accuracy
+from search_space.relaxation import RELAXATIONS, relax
 from search_space.supernet import (
     Network,
     NetworkShape,
+    Weights,
     alive_names,
     build_supernet,
     call,
@@ -53,43 +59,63 @@ def test_masked_supernet_is_the_derived_network(nodes: int, layers: int, norm: s
         assert expected.std() > 1e-3
 
 
-def mixed_by_hand(
-    network: Network,
-    theta: Parameters,
-    shape: NetworkShape,
-    mask: Mask,
-    tau: float,
-    images: torch.Tensor,
-) -> torch.Tensor:
-    """Every edge, every operation, multiplied out one by one."""
-    materialised = Network(shape, network.alive).double()
-    materialised.load_state_dict(theta.weights)
-    coefficients = relax(theta.alphas, mask, shape.topology, tau)
-    before = last = materialised.stem(images)
-    for cell in materialised.cells:
-        states = [cell.first(before), cell.second(last)]
-        edge = 0
-        for node in range(shape.topology.nodes):
-            total = torch.zeros(())
-            for source in range(node + 2):
-                for column, name in enumerate(shape.topology.operations):
-                    term = cell.edges[str(edge)][name](states[source])
-                    total = total + coefficients[cell.cell_type][edge, column] * term
-                edge += 1
-            states.append(total)
-        before, last = last, torch.cat(states[2:], dim=1)
-    return materialised.classifier(torch.relu(last).mean(dim=(2, 3)))
-
-
+@pytest.mark.parametrize("size", [(8, 8), (11, 10)])
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_the_supernet_is_the_mixed_sum_written_out(norm: str) -> None:
-    shape = make_shape(nodes=3, layers=3, norm=norm)
+def test_the_supernet_is_the_plain_one_in_value_and_gradient(
+    norm: str, relaxation: str, size: tuple[int, int]
+) -> None:
+    shape = make_shape(nodes=3, layers=3, norm=norm, operations=(*DEFAULT_OPERATIONS, "none"))
     network, theta = random_parameters(shape, 5)
-    images, _ = random_images(shape, 6)
+    images, labels = random_images(shape, 6, size)
+    noise = Noise.draw(shape.topology, generator(7), torch.float64)
+    theta = theta.with_tensors([tensor.requires_grad_() for tensor in theta.tensors()])
     for mask in (Mask.full(shape.topology), random_mask(shape.topology, 1)):
-        logits = Relaxed(network, shape, mask, 0.8, "gumbel").predict(*theta, images)
+        coefficients = relax(theta.alphas, mask, shape.topology, 0.8, relaxation, noise)
+        expected = plain_logits(shape, theta.weights, coefficients, images)
+        if relaxation == "gumbel-hard":  # what is not drawn does not run: its gradient is zero
+            coefficients = {t: c * (c.detach() != 0) for t, c in coefficients.items()}
+            expected = plain_logits(shape, theta.weights, coefficients, images)
 
-        torch.testing.assert_close(logits, mixed_by_hand(network, theta, shape, mask, 0.8, images))
+        logits = Relaxed(network, shape, mask, 0.8, relaxation).predict(*theta, images, noise)
+
+        torch.testing.assert_close(logits, expected)
+        ours, theirs = (
+            torch.autograd.grad(
+                torch.nn.functional.cross_entropy(values, labels),
+                theta.tensors(),
+                materialize_grads=True,
+            )
+            for values in (logits, expected)
+        )
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_the_meta_gradient_is_that_of_the_plain_supernet(norm: str, second_order: bool) -> None:
+    shape = make_shape(norm=norm)
+    network, theta = random_parameters(shape, 3)
+    mask = Mask.full(shape.topology)
+    relaxed = Relaxed(network, shape, mask, 0.8, "gumbel")
+    batches = [random_images(shape, seed, (9, 8)) for seed in (4, 5)]
+
+    def fast(weights: Weights, alphas: Alphas, images: torch.Tensor) -> torch.Tensor:
+        return relaxed.predict(weights, alphas, images)
+
+    def plain(weights: Weights, alphas: Alphas, images: torch.Tensor) -> torch.Tensor:
+        coefficients = relax(alphas, mask, shape.topology, 0.8)
+        return plain_logits(shape, weights, coefficients, images)
+
+    def gradient(predict: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        losses: list[Loss] = [
+            lambda theta, batch=batch: loss_and_accuracy(predict(*theta, batch[0]), batch[1])
+            for batch in batches
+        ]
+        episode = Episode(losses[:1], losses[1])
+        return meta_gradient(theta, episode, InnerRates(0.3, 0.2), 1e9, second_order)[1].tensors()
+
+    torch.testing.assert_close(gradient(fast), gradient(plain))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 9), (13, 17), (28, 28)])
@@ -198,23 +224,20 @@ def test_reductions_are_at_one_and_two_thirds() -> None:
 
 
 def test_the_operation_of_the_readme_can_be_searched() -> None:
-    @register("conv_1x1")
-    def conv_1x1(channels: int, stride: int, norm: str) -> torch.nn.Module:
-        return ReLUConvNorm(channels, channels, stride=stride, norm=norm)
-
+    exec(readme_example('@register("conv_3x3")'), vars(operations).copy())
     try:
-        shape = make_shape(operations=("skip_connect", "conv_1x1"))
+        shape = make_shape(operations=("skip_connect", "conv_3x3"))
         network, theta = random_parameters(shape, 0, SINGLE)
         images, _ = random_images(shape, 1, dtype=SINGLE)
         mask = one_hot_mask(shape.topology, 2)
         logits = Relaxed(network, shape, mask, 1.0, "gumbel").predict(*theta, images)
         genotype = Genotype.from_json(Genotype.from_mask(shape, mask).to_json())
         torch.testing.assert_close(derived(shape, mask, theta)(images), logits)
-        assert "conv_1x1" in {n for node in genotype.normal + genotype.reduce for n, _ in node}
-        with pytest.raises(ValueError, match="conv_1x1"):
-            register("conv_1x1")
+        assert "conv_3x3" in {n for node in genotype.normal + genotype.reduce for n, _ in node}
+        with pytest.raises(ValueError, match="conv_3x3"):
+            register("conv_3x3")
     finally:
-        del OPERATIONS["conv_1x1"]
+        del OPERATIONS["conv_3x3"]
 
 
 def test_topology_by_hand() -> None:
@@ -387,6 +410,7 @@ def test_a_mask_is_decided_when_nothing_is_left_to_choose() -> None:
     assert Relaxed(network, shape, mask, 1.0, "gumbel").decided
     for other in undecided:
         relaxed = Relaxed(network, shape, other, 0.8, "gumbel")
-        expected = mixed_by_hand(network, theta, shape, other, 0.8, images)
+        coefficients = relax(theta.alphas, other, shape.topology, 0.8)
+        expected = plain_logits(shape, theta.weights, coefficients, images)
         assert not relaxed.decided
         torch.testing.assert_close(relaxed.predict(*theta, images), expected)
