@@ -1,7 +1,9 @@
 """How large a network is: parameters, and multiply-accumulate operations for one image."""
 
+from typing import Any
+
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from .genotype import Genotype
 from .supernet import Weights
@@ -13,10 +15,22 @@ def count_parameters(weights: Weights) -> int:
 
 
 def count_macs(genotype: Genotype, size: tuple[int, int]) -> int:
-    """Return the MACs of convolutions and of the classifier for one image of `size` (H, W)."""
+    """Return the MACs of convolutions and of the classifier for one image of `size` (H, W).
+
+    Every weight of a convolution counts once for each pixel of its result, however it is computed.
+    """
     with torch.device("meta"):
         network = genotype.network()
         image = torch.empty(1, genotype.shape.in_channels, *size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    total = 0
+
+    def count(module: nn.Module, _: Any, result: Tensor) -> None:
+        nonlocal total
+        total += result.shape[2:].numel() * module.get_parameter("weight").numel()
+
+    for module in network.modules():
+        if "weight" in dict(module.named_parameters(recurse=False)):
+            module.register_forward_hook(count)
+    with torch.no_grad():
         network(image)
-    return int(counter.get_total_flops()) // 2
+    return total

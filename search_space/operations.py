@@ -9,10 +9,10 @@ A new operation is one function from ``(channels, stride, norm)`` to a module, r
 ... def conv_3x3(channels, stride, norm):
 ...     return nn.Sequential(RELU, conv(channels, channels, 3, stride), make_norm(channels, norm))
 
-Three things a cell then does by itself. Where the first of an ``nn.Sequential`` is :data:`RELU`, it
-is computed once for all operations on a state. Where the last is :class:`Scalable`, as norms are, the
-operation's coefficient is multiplied in there. A module without parameters that is one object on all
-edges (see :func:`functools.cache`) is computed once for all edges that start from a state.
+Three things a cell then does by itself. Where the first of an ``nn.Sequential`` is :data:`RELU`,
+it is computed once for all operations on a state. Where the last is :class:`Scalable`, as norms
+are, the operation's coefficient is multiplied in there. A module without parameters that is one
+object on all edges (see :func:`functools.cache`) is computed once for all that start from a state.
 """
 
 import math
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .depthwise import DepthwiseConv
-from .pointwise import pointwise_batch_norm
+from .pointwise import pointwise, pointwise_batch_norm
 
 OperationFactory = Callable[[int, int, str], nn.Module]
 
@@ -118,7 +118,7 @@ class PointwiseConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (B, inputs, H, W) to (B, outputs, H, W)."""
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
+        return pointwise(x, self.weight)
 
 
 class PointwiseConvNorm(Scalable):
@@ -126,14 +126,14 @@ class PointwiseConvNorm(Scalable):
 
     def __init__(self, inputs: int, outputs: int, norm: str) -> None:
         super().__init__()
-        self.conv = PointwiseConv(inputs, outputs)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, 1, 1))
         self.norm = make_norm(outputs, norm)
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """Map `x` (B, inputs, H, W) to (B, outputs, H, W), times a factor (outputs,)."""
         if self.norm.groups is None:
-            return pointwise_batch_norm(x, self.conv.weight, factor)
-        return self.norm(self.conv(x), factor)  # type: ignore[no-any-return]
+            return pointwise_batch_norm(x, self.weight, factor)
+        return self.norm(pointwise(x, self.weight), factor)  # type: ignore[no-any-return]
 
 
 class ReLUConvNorm(nn.Sequential):

@@ -71,7 +71,7 @@ def _operation(
     size, dilation = int(name[-1]), 2 if name.startswith("dil") else 1
     for position in (1, 4) if name.startswith("sep") else (1,):
         depthwise = weights[f"{there}{position}.weight"]
-        pointwise = weights[f"{there}{position + 1}.conv.weight"]
+        pointwise = weights[f"{there}{position + 1}.weight"]
         padding = dilation * (size // 2)
         x = F.conv2d(F.relu(x), depthwise, None, stride, padding, dilation, groups=x.shape[1])
         x = _norm(F.conv2d(x, pointwise), norm)
@@ -80,7 +80,7 @@ def _operation(
 
 
 def _pointwise(x: Tensor, weights: Weights, there: str, shape: NetworkShape) -> Tensor:
-    return _norm(F.conv2d(F.relu(x), weights[f"{there}1.conv.weight"]), shape.norm)
+    return _norm(F.conv2d(F.relu(x), weights[f"{there}1.weight"]), shape.norm)
 
 
 def _reduce(x: Tensor, weights: Weights, there: str, shape: NetworkShape) -> Tensor:

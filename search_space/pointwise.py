@@ -1,4 +1,4 @@
-"""A pointwise convolution and the batch normalisation behind it, as one matrix product.
+"""Pointwise (1x1) convolutions, and one with its batch normalisation as a single matrix product.
 
 A pointwise convolution is a product p = x W^T of all pixels x (R, C) with the weights W (C', C).
 The statistics of p over the batch follow from those of x, which are few: with m the mean of x and
@@ -64,6 +64,11 @@ def _by_autograd(x: Tensor, weight: Tensor, factor: Tensor, slope: Tensor) -> tu
     ]
     y = F.batch_norm(F.linear(inputs[0], inputs[1]), None, None, inputs[2], training=True)
     return torch.autograd.grad(y, inputs, slope, create_graph=True)
+
+
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolve the channels of each pixel: `x` (B, C, H, W), `weight` (C', C, 1, 1)."""
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
 
 
 def pointwise_batch_norm(x: Tensor, weight: Tensor, factor: Tensor | None) -> Tensor:
