@@ -238,11 +238,14 @@ def test_macs_of_a_reduction_on_an_odd_size_by_hand() -> None:
     tiny = Genotype(shape, choices, choices)
     stem = 81 * 9 * 3 * 12
 
-    def cell(sizes: tuple[int, int, int], inputs: tuple[int, int], c: int) -> int:
-        first, second, reduced = sizes
-        preprocess = first * inputs[0] * c + second * inputs[1] * c
-        return preprocess + reduced * (c * c + 25 * c + c * c)
+    def halve(side: int, inputs: int, c: int) -> int:  # half the channels each, even and odd
+        return ((side + 1) // 2) ** 2 * inputs * c // 2 + (side // 2) ** 2 * inputs * c // 2
 
+    def edges(side: int, c: int) -> int:
+        return halve(side, c, c) + ((side + 1) // 2) ** 2 * (25 * c + c * c)
+
+    first = 81 * 12 * 8 + 81 * 12 * 8 + edges(9, 8)
+    second = halve(9, 12, 16) + 25 * 8 * 16 + edges(5, 16)
     assert shape.cell_types() == ["reduce", "reduce"]
-    expected = stem + cell((81, 81, 25), (12, 12), 8) + cell((25, 25, 9), (12, 8), 16) + 16 * 5
+    expected = stem + first + second + 16 * 5
     assert count_macs(tiny, (9, 9)) == expected
