@@ -46,7 +46,7 @@ def open_dataset(source: Source, cache: str) -> Dataset:
         If the dataset is missing or broken, its files keep changing, or the cache folder cannot
         be written.
     """
-    folder = _cache_folder(cache)
+    folder = cache_folder(cache)
     found = _open_folder(_entry(folder, source))
     return found or _build(source, folder)
 
@@ -75,7 +75,7 @@ def fingerprint(source: Source) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cache_folder(cache: str) -> Path:
+def cache_folder(cache: str) -> Path:
     """Return the folder of the cache; an empty name means the user's own."""
     try:
         if cache:

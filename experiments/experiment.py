@@ -22,7 +22,8 @@ from strategies.fedmetanas import SearchPlan
 
 from .cache import open_dataset
 from .datasets import Dataset, Images, Source
-from .partitions import Split, partition, split
+from .partition_cache import open_partition
+from .partitions import Plan, Split, split
 from .randomness import torch_generator
 from .settings import Settings, SettingsError, from_run_config
 
@@ -136,8 +137,7 @@ def open_experiment(settings: Settings) -> Experiment:
         topology=Topology(search.nodes, search.operations),
         norm=search.norm,
     )
-    parts = partition(
-        dataset.train.labels,
+    plan = Plan(
         settings.partitions,
         data.partition,
         data.concentration,
@@ -145,6 +145,7 @@ def open_experiment(settings: Settings) -> Experiment:
         data.min_client_size,
         settings.seed,
     )
+    parts = open_partition(dataset.train.labels, plan, data.cache)
     splits = tuple(
         split(indices, data.support, data.query, settings.seed, partition_id)
         for partition_id, indices in enumerate(parts)

@@ -32,21 +32,12 @@ class Split:
     test: Indices
 
 
-def partition(
-    labels: npt.NDArray[np.int64],
-    partitions: int,
-    kind: str,
-    concentration: float,
-    classes_per_client: int,
-    min_client_size: int,
-    seed: int,
-) -> tuple[Indices, ...]:
-    """Spread images over clients.
+@dataclass(frozen=True)
+class Plan:
+    """How to spread images over clients.
 
-    Parameters
+    Attributes
     ----------
-    labels : np.ndarray
-        int64, shape (n,).
     partitions : int
         Number of clients, at least 1.
     kind : str
@@ -60,6 +51,25 @@ def partition(
         Fewest images of a client.
     seed : int
         The same seed gives the same result.
+    """
+
+    partitions: int
+    kind: str
+    concentration: float
+    classes_per_client: int
+    min_client_size: int
+    seed: int
+
+
+def partition(labels: npt.NDArray[np.int64], plan: Plan) -> tuple[Indices, ...]:
+    """Spread images over clients.
+
+    Parameters
+    ----------
+    labels : np.ndarray
+        int64, shape (n,).
+    plan : Plan
+        How.
 
     Returns
     -------
@@ -72,31 +82,24 @@ def partition(
     DataError
         If there is no such partition, or a few draws found none.
     """
-    if len(labels) < partitions * min_client_size:
+    if len(labels) < plan.partitions * plan.min_client_size:
         raise DataError(
-            f"{len(labels)} training images are too few for {partitions} clients of at least "
-            f"{min_client_size}: lower data.min_client_size, clients or held_out_clients"
+            f"{len(labels)} training images are too few for {plan.partitions} clients of at least "
+            f"{plan.min_client_size}: lower data.min_client_size, clients or held_out_clients"
         )
-    if kind == "pathological":
-        _check_classes(len(np.unique(labels)), partitions, classes_per_client)
+    if plan.kind == "pathological":
+        _check_classes(len(np.unique(labels)), plan)
     for attempt in range(PARTITION_ATTEMPTS):
-        sequence = np.random.SeedSequence([seed, PARTITION_PURPOSE, attempt])
+        sequence = np.random.SeedSequence([plan.seed, PARTITION_PURPOSE, attempt])
         order = np.random.default_rng(sequence).permutation(len(labels))
-        partitioner = _partitioner(
-            partitions,
-            kind,
-            concentration,
-            classes_per_client,
-            min_client_size,
-            seed=int(sequence.generate_state(1)[0]),
-        )
+        partitioner = _partitioner(plan, seed=int(sequence.generate_state(1)[0]))
         parts = _run(partitioner, labels, order)
-        if _is_sound(parts, len(labels), min_client_size):
+        if _is_sound(parts, len(labels), plan.min_client_size):
             return parts
     raise DataError(
-        f"no {kind} partition of {len(labels)} images over {partitions} clients with at least "
-        f"{min_client_size} images each was found in {PARTITION_ATTEMPTS} attempts: "
-        + _advice(kind, concentration, classes_per_client)
+        f"no {plan.kind} partition of {len(labels)} images over {plan.partitions} clients with at "
+        f"least {plan.min_client_size} images each was found in {PARTITION_ATTEMPTS} attempts: "
+        + _advice(plan)
         + ", or lower data.min_client_size, clients or held_out_clients"
     )
 
@@ -133,53 +136,46 @@ def split(indices: Indices, support: float, query: float, seed: int, partition_i
     return Split(*(np.sort(part) for part in parts))
 
 
-def _check_classes(classes: int, partitions: int, classes_per_client: int) -> None:
+def _check_classes(classes: int, plan: Plan) -> None:
     """Refuse numbers of classes that no pathological partition can have."""
-    if classes_per_client > classes:
+    if plan.classes_per_client > classes:
         raise DataError(
             f"data.classes_per_client: the dataset has {classes} classes; found "
-            f"{classes_per_client}"
+            f"{plan.classes_per_client}"
         )
-    if partitions * classes_per_client < classes:
+    if plan.partitions * plan.classes_per_client < classes:
         raise DataError(
-            f"data.classes_per_client: {partitions} clients with {classes_per_client} each leave "
-            f"some of the {classes} classes to nobody; at least {-(-classes // partitions)} or "
-            "more clients are needed"
+            f"data.classes_per_client: {plan.partitions} clients with {plan.classes_per_client} "
+            f"each leave some of the {classes} classes to nobody; at least "
+            f"{-(-classes // plan.partitions)} or more clients are needed"
         )
 
 
-def _partitioner(
-    partitions: int,
-    kind: str,
-    concentration: float,
-    classes_per_client: int,
-    min_client_size: int,
-    seed: int,
-) -> Any:
+def _partitioner(plan: Plan, seed: int) -> Any:
     """Make the partitioner of Flower Datasets for a kind."""
     # Imported here because it takes seconds, and not all who import this module partition.
     from flwr_datasets import partitioner
 
-    if kind == "iid":
-        return partitioner.IidPartitioner(partitions)
-    if kind == "dirichlet":
+    if plan.kind == "iid":
+        return partitioner.IidPartitioner(plan.partitions)
+    if plan.kind == "dirichlet":
         return partitioner.DirichletPartitioner(
-            partitions,
+            plan.partitions,
             "label",
-            alpha=concentration,
-            min_partition_size=min_client_size,
+            alpha=plan.concentration,
+            min_partition_size=plan.min_client_size,
             self_balancing=False,
             seed=seed,
         )
-    if kind == "pathological":
+    if plan.kind == "pathological":
         return partitioner.PathologicalPartitioner(
-            partitions,
+            plan.partitions,
             "label",
-            classes_per_client,
+            plan.classes_per_client,
             class_assignment_mode="first-deterministic",
             seed=seed,
         )
-    raise DataError(f"data.partition: expected iid, dirichlet or pathological; found {kind!r}")
+    raise DataError(f"data.partition: expected iid, dirichlet or pathological; found {plan.kind!r}")
 
 
 def _run(partitioner: Any, labels: npt.NDArray[np.int64], order: Indices) -> tuple[Indices, ...]:
@@ -212,7 +208,7 @@ def _is_sound(parts: tuple[Indices, ...], count: int, min_client_size: int) -> b
     )
 
 
-def _advice(kind: str, concentration: float, classes_per_client: int) -> str:
-    if kind == "dirichlet":
-        return f"raise data.concentration={concentration}"
-    return f"change data.classes_per_client={classes_per_client}"
+def _advice(plan: Plan) -> str:
+    if plan.kind == "dirichlet":
+        return f"raise data.concentration={plan.concentration}"
+    return f"change data.classes_per_client={plan.classes_per_client}"

@@ -2,20 +2,23 @@
 
 import random
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from experiments import partition_cache
 from experiments.datasets import DataError
-from experiments.partitions import Split, partition, split
+from experiments.partition_cache import open_partition
+from experiments.partitions import Plan, Split, partition, split
 
 KINDS = ("iid", "dirichlet", "pathological")
 LABELS = np.random.default_rng(7).integers(0, 10, 2000)
 
 
-def parts_of(labels: np.ndarray = LABELS, **changes: Any) -> tuple[np.ndarray, ...]:
+def plan_of(**changes: Any) -> Plan:
     options: dict[str, Any] = {
         "partitions": 12,
         "kind": "dirichlet",
@@ -24,7 +27,11 @@ def parts_of(labels: np.ndarray = LABELS, **changes: Any) -> tuple[np.ndarray, .
         "min_client_size": 10,
         "seed": 3,
     }
-    return partition(labels, **(options | changes))
+    return Plan(**(options | changes))
+
+
+def parts_of(labels: np.ndarray = LABELS, **changes: Any) -> tuple[np.ndarray, ...]:
+    return partition(labels, plan_of(**changes))
 
 
 def skew(parts: tuple[np.ndarray, ...]) -> float:
@@ -199,3 +206,54 @@ def test_split_depends_on_seed_and_partition_and_nothing_else() -> None:
 def test_split_of_two_images_is_refused() -> None:
     with pytest.raises(DataError, match=r"client 4 has 2 images.*data.min_client_size"):
         split(np.arange(2), 0.3, 0.55, seed=0, partition_id=4)
+
+
+def same(first: tuple[np.ndarray, ...], second: tuple[np.ndarray, ...]) -> bool:
+    return len(first) == len(second) and all(
+        a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_a_partition_is_made_once_and_read_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = open_partition(LABELS, plan_of(), str(tmp_path))
+    assert same(made, parts_of())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partition_cache, "partition", None)  # calling it would fail
+        assert same(open_partition(LABELS, plan_of(), str(tmp_path)), made)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_other_labels_or_plans_have_partitions_of_their_own(tmp_path: Path) -> None:
+    relabelled = LABELS.copy()
+    relabelled[0] = (relabelled[0] + 1) % 10
+    open_partition(LABELS, plan_of(), str(tmp_path))
+
+    assert same(open_partition(LABELS, plan_of(seed=4), str(tmp_path)), parts_of(seed=4))
+    assert same(open_partition(relabelled, plan_of(), str(tmp_path)), parts_of(relabelled))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other owners", "other length"])
+def test_a_damaged_partition_is_made_again(damage: str, tmp_path: Path) -> None:
+    made = open_partition(LABELS, plan_of(), str(tmp_path))
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    if damage == "other owners":
+        np.save(file, np.zeros(len(LABELS), dtype=np.int64))
+    elif damage == "other length":
+        np.save(file, np.arange(7))
+    else:
+        file.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
+
+    assert same(open_partition(LABELS, plan_of(), str(tmp_path)), made)
+    assert file.read_bytes() == content
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(DataError, match=r"cannot write the cache .*file.*data\.cache"):
+        open_partition(LABELS, plan_of(), str(tmp_path / "file" / "cache"))
