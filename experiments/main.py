@@ -1,6 +1,7 @@
-"""The command line: ``fedmetanas run``, ``evaluate`` and ``draw``."""
+"""The command line: ``fedmetanas run``, ``evaluate``, ``draw`` and ``bench``."""
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .engines import ENGINES
 from .experiment import open_experiment
 from .settings import SettingsError, experiments, load
 
+BENCH_CASES = ("step", "episode", "round", "memory")
 USER_ERRORS = (SettingsError, DataError, StrategyError, GenotypeError)
 
 
@@ -66,7 +68,27 @@ def _parser() -> argparse.ArgumentParser:
     draw = commands.add_parser("draw", help="draw the cells that a run has found")
     draw.add_argument("folder", type=Path, metavar="DIR", help="the results folder of a run")
     draw.set_defaults(command=_draw)
+
+    bench = commands.add_parser("bench", help="compare the fast code with a plain reference")
+    bench.add_argument(
+        "cases",
+        nargs="*",
+        choices=BENCH_CASES,
+        metavar="CASE",
+        help=f"out of {', '.join(BENCH_CASES)}; default: all",
+    )
+    bench.add_argument("--batch-size", type=_count, default=64, metavar="N", help="default: 64")
+    bench.add_argument("--repeats", type=_count, default=3, metavar="N", help="default: 3")
+    bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    bench.set_defaults(command=_bench)
     return parser
+
+
+def _count(text: str) -> int:
+    """Read a whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, at least 1; found {text!r}")
+    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -98,4 +120,11 @@ def _draw(options: argparse.Namespace) -> int:
     path = options.folder / "cells.png"
     draw_cells(results.read(options.folder).genotype, path)
     print(path)
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    """Run benchmarks, which stand above all else and so are started by name, as the apps are."""
+    bench = importlib.import_module("benchmarks.main").bench
+    bench(options.cases, options.batch_size, options.repeats, options.json)
     return 0

@@ -13,6 +13,7 @@ so that the normalised result, times a factor f for each channel, is itself a pr
 and p is neither written nor read nor kept for the gradient. The gradient is again a few products.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class _PointwiseBatchNorm(torch.autograd.Function):
         center = weight @ mean
         scale = inverse * factor
         ctx.save_for_backward(x, weight, factor, mean, spread, center, inverse)
-        return torch.addmm(-center * scale, x, (scale[:, None] * weight).t())
+        return _add_to_rows(x @ (scale[:, None] * weight).t(), -center * scale)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
@@ -51,9 +52,16 @@ class _PointwiseBatchNorm(torch.autograd.Function):
         of_weight = scale * (product - torch.outer(total, mean) - pull[:, None] * spread)
         scaled = scale * weight
         shift = (center * pull - total) @ scaled / len(x)
-        of_x = torch.addmm(shift, slope, scaled)
-        of_x.addmm_(x, weight.t() @ (pull[:, None] * scaled), alpha=-1 / len(x))
+        of_x = _add_to_rows(slope @ scaled, shift)
+        of_x.sub_(x @ (weight.t() @ (pull[:, None] * scaled / len(x))))
         return of_x, of_weight, of_factor
+
+
+def _add_to_rows(matrix: Tensor, row: Tensor) -> Tensor:
+    """Add a row to all rows of a matrix, in place: many at a time, since they are short."""
+    many = math.gcd(len(matrix), 64)
+    matrix.view(-1, many * len(row)).add_(row.repeat(many))
+    return matrix
 
 
 def _by_autograd(x: Tensor, weight: Tensor, factor: Tensor, slope: Tensor) -> tuple[Tensor, ...]:

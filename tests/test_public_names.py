@@ -25,7 +25,7 @@ from strategies.registry import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-HOUSE = ("search_space", "strategies", "experiments", "client", "server")
+HOUSE = ("search_space", "strategies", "experiments", "client", "server", "benchmarks")
 
 
 def attribute(reference: str) -> Any:
@@ -151,6 +151,7 @@ MAY_IMPORT = {
     "experiments": {"search_space", "strategies"},
     "client": {"search_space", "strategies", "experiments"},
     "server": {"search_space", "strategies", "experiments"},
+    "benchmarks": {"search_space", "strategies", "experiments", "client", "server"},
 }
 
 

@@ -15,12 +15,12 @@ from helpers import (
     readme_example,
 )
 
+from benchmarks.plain import plain_logits
 from client.learner import Episode, InnerRates, Loss, Parameters, meta_gradient
 from search_space import operations
 from search_space.alphas import Alphas, Mask, Noise, Topology
 from search_space.genotype import Genotype, load_weights
 from search_space.operations import DEFAULT_OPERATIONS, OPERATIONS, make_norm, register
-from search_space.plain import plain_logits
 from search_space.prediction import Relaxed, loss_and_accuracy
 from search_space.relaxation import RELAXATIONS, relax
 from search_space.supernet import (

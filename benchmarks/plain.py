@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .relaxation import Coefficients
-from .supernet import NetworkShape, Weights
+from search_space.relaxation import Coefficients
+from search_space.supernet import NetworkShape, Weights
 
 
 def plain_logits(

@@ -1,0 +1,1 @@
+"""What the fast code is measured against, and the measuring."""

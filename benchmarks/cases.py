@@ -1,0 +1,282 @@
+"""What is measured: a step, an episode, memory, a round; the fast code against the plain one."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from client.learner import Episode, InnerRates, Loss, OuterOptimizers, Parameters, meta_learner
+from experiments.engines import CLIENT_APP, AppByName
+from experiments.experiment import open_experiment
+from experiments.inline_engine import NODE, InlineGrid
+from experiments.settings import Settings, load
+from search_space.alphas import Alphas, Mask, Noise, Topology
+from search_space.operations import DEFAULT_OPERATIONS
+from search_space.prediction import Relaxed, loss_and_accuracy
+from search_space.relaxation import relax
+from search_space.supernet import (
+    NetworkShape,
+    alive_names,
+    build_supernet,
+    initial_weights,
+)
+from server.loop import RoundResult, SearchResult, search
+from server.partition_grid import PartitionGrid
+from strategies import wire
+from strategies.fedmetanas import FedMetaNAS
+
+from .measure import Comparison, compare, in_turns, of_seconds, peak_memory
+from .plain import plain_logits
+
+#: The network of the DARTS and FedNAS searches on CIFAR-10.
+LARGE = NetworkShape(3, 10, 16, 8, Topology(4, DEFAULT_OPERATIONS), "batch")
+RATES = InnerRates(0.02, 0.02)
+OUTER = OuterOptimizers(0.1, 0.02, 0.9, 3e-4)
+CLIP = 5.0
+
+
+@dataclass(frozen=True)
+class Search:
+    """A supernet with random parameters, and two batches of random images."""
+
+    shape: NetworkShape
+    theta: Parameters
+    support: tuple[Tensor, Tensor]
+    query: tuple[Tensor, Tensor]
+    noise: Noise
+
+    @staticmethod
+    def of(shape: NetworkShape, batch_size: int, size: int) -> "Search":
+        """Draw parameters and batches of images of `size` x `size` pixels."""
+        generator = torch.Generator().manual_seed(0)
+        weights = initial_weights(build_supernet(shape), generator)
+        theta = Parameters(weights, Alphas.initial(shape.topology, generator))
+        batches = [
+            (
+                torch.randn(batch_size, shape.in_channels, size, size, generator=generator),
+                torch.randint(shape.classes, (batch_size,), generator=generator),
+            )
+            for _ in range(2)
+        ]
+        noise = Noise.draw(shape.topology, generator, torch.float32)
+        return Search(shape, theta, batches[0], batches[1], noise)
+
+    def plain_loss(self, batch: tuple[Tensor, Tensor], relaxation: str = "gumbel") -> Loss:
+        """Return the plain supernet's loss of a batch."""
+        mask = Mask.full(self.shape.topology)
+
+        def loss(theta: Parameters) -> tuple[Tensor, Tensor]:
+            coefficients = relax(
+                theta.alphas, mask, self.shape.topology, 1.0, relaxation, self.noise
+            )
+            logits = plain_logits(self.shape, theta.weights, coefficients, batch[0])
+            return loss_and_accuracy(logits, batch[1])
+
+        return loss
+
+    def our_loss(self, batch: tuple[Tensor, Tensor], mask: Mask | None = None) -> Loss:
+        """Return the supernet's loss of a batch."""
+        mask = Mask.full(self.shape.topology) if mask is None else mask
+        relaxed = Relaxed(build_supernet(self.shape), self.shape, mask, 1.0, "gumbel")
+
+        def loss(theta: Parameters) -> tuple[Tensor, Tensor]:
+            logits = relaxed.predict(theta.weights, theta.alphas, batch[0], self.noise)
+            return loss_and_accuracy(logits, batch[1])
+
+        return loss
+
+    def leaves(self) -> Parameters:
+        """Return the parameters as tensors that want a gradient."""
+        return self.theta.with_tensors(
+            [tensor.detach().requires_grad_() for tensor in self.theta.tensors()]
+        )
+
+
+def weight_step(run: Search, loss: Loss) -> Callable[[], Any]:
+    """Return a function that takes one step of SGD: forward, backward, update."""
+
+    def step() -> list[Tensor]:
+        theta = run.leaves()
+        slopes = torch.autograd.grad(loss(theta)[0], theta.tensors(), materialize_grads=True)
+        return [t.detach() - 0.1 * s for t, s in zip(theta.tensors(), slopes, strict=True)]
+
+    return step
+
+
+def plain_fednas_batch(run: Search) -> Callable[[], Any]:
+    """Return FedNAS's local search on one batch: alphas by two batches, then weights by one.
+
+    He, Annavaram and Avestimehr, 2020, https://arxiv.org/abs/2004.08546, and MiLeNAS, He et al.,
+    2020, https://arxiv.org/abs/2003.12238.
+    """
+    support, query = (run.plain_loss(batch, "softmax") for batch in (run.support, run.query))
+
+    def batch() -> None:
+        theta = run.leaves()
+        for loss in (support, query):
+            torch.autograd.grad(loss(theta)[0], theta.alphas.tensors(), allow_unused=True)
+        torch.autograd.grad(support(theta)[0], list(theta.weights.values()))
+
+    return batch
+
+
+def plain_episode(run: Search) -> Callable[[], Any]:
+    """Return a first-order episode on the plain supernet."""
+    return _episode(run.theta, run.plain_loss(run.support), run.plain_loss(run.query))
+
+
+def our_episode(run: Search, mask: Mask | None = None) -> Callable[[], Any]:
+    """Return a first-order episode, with what a mask leaves alive."""
+    theta = run.theta
+    if mask is not None:
+        names = alive_names(run.shape, list(theta.weights), mask.alive(run.shape.topology))
+        theta = Parameters({name: theta.weights[name] for name in names}, theta.alphas)
+    return _episode(theta, run.our_loss(run.support, mask), run.our_loss(run.query, mask))
+
+
+def _episode(theta: Parameters, support: Loss, query: Loss) -> Callable[[], Any]:
+    episodes = [Episode([support], query)]
+    return lambda: meta_learner(theta, episodes, RATES, OUTER, CLIP, second_order=False)
+
+
+def small_search() -> Search:
+    """Return the supernet and the batches of the experiment digits."""
+    settings = load("digits")
+    shape = open_experiment(settings).shape
+    return Search.of(shape, settings.client.batch_size, 8)
+
+
+def step(batch_size: int, repeats: int) -> Iterator[Comparison]:
+    """Compare one weight step."""
+    run = Search.of(LARGE, batch_size, 32)
+    plain, ours = (weight_step(run, loss(run.query)) for loss in (run.plain_loss, run.our_loss))
+    yield compare("step, full supernet", plain, ours, repeats)
+    run = small_search()
+    plain, ours = (weight_step(run, loss(run.query)) for loss in (run.plain_loss, run.our_loss))
+    yield compare("step, digits", plain, ours, 10 * repeats)
+
+
+def episode(batch_size: int, repeats: int) -> Iterator[Comparison]:
+    """Compare episodes: with FedNAS's batch, over a whole search, on a small net."""
+    run = Search.of(LARGE, batch_size, 32)
+    fednas = plain_fednas_batch(run)
+    first = compare("episode, full supernet, against FedNAS", fednas, our_episode(run), repeats)
+    yield first
+    total, rounds = 0.0, 0
+    for mask, count in masks_of_a_search():
+        episode_of_round = our_episode(run, mask)
+        episode_of_round()
+        total += count * in_turns({"ours": episode_of_round}, 1)["ours"][0]
+        rounds += count
+    yield Comparison("the same, mean over a search", "s", first.plain, total / rounds, 0.0)
+    run = small_search()
+    yield compare("episode, digits", plain_episode(run), our_episode(run), 10 * repeats)
+
+
+def memory(batch_size: int, repeats: int) -> Iterator[Comparison]:
+    """Compare the greatest memory of one weight step, each in a process of its own."""
+    plain, ours = (peak_memory(_prepared_step, name, batch_size) for name in ("plain", "ours"))
+    yield Comparison("memory of a step, full supernet", "MB", plain, ours, 0.0)
+
+
+def _prepared_step(name: str, batch_size: int) -> Callable[[], Any]:
+    torch.set_num_threads(1)
+    run = Search.of(LARGE, batch_size, 32)
+    return weight_step(run, (run.plain_loss if name == "plain" else run.our_loss)(run.query))
+
+
+def round_(batch_size: int, repeats: int) -> Iterator[Comparison]:
+    """Compare the wall time of Ray's rounds with their compute, and that of messages with 3 ms."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        command = [sys.executable, "-m", "experiments", "run", "digits", "rounds=8"]
+        quiet = ["evaluation.every=100", "search.tau_rounds=3", "--out", str(out)]
+        subprocess.run([*command, *quiet], check=True, stdout=subprocess.DEVNULL)
+        lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rounds = [json.loads(line)["seconds"] for line in lines][2:]
+    seconds = {
+        "plain": [r["total"] for r in rounds],
+        "ours": [r["client"] for r in rounds],
+    }
+    yield of_seconds("Ray round over its clients' compute, digits", seconds)
+    yield empty_round(200, repeats)
+
+
+def empty_round(clients: int, repeats: int) -> Comparison:
+    """Time a round of clients that send back what they get: messages and aggregation alone."""
+    experiment = open_experiment(load("digits", ["rounds=1"]))
+    arrays = wire.to_arrays(*experiment.initial_parameters())
+    size = sum(array.nbytes for array in arrays.values())
+
+    def echo(message: Message, context: Context) -> Message:
+        record = next(iter(message.content.array_records.values()))
+        back = wire.to_record(wire.from_record(record))
+        metrics = MetricRecord({"num-examples": 1, "loss": 0.0, "accuracy": 0.0})
+        return Message(RecordDict({"arrays": back, "metrics": metrics}), reply_to=message)
+
+    context = Context(1, NODE, {}, RecordDict(), {})
+
+    def run() -> None:
+        strategy = FedMetaNAS(experiment.plan)
+        view = PartitionGrid(InlineGrid(echo, context), range(clients), 60.0)
+        messages = strategy.configure_train(1, wire.to_record(arrays), ConfigRecord(), view)
+        strategy.aggregate_train(1, view.send_and_receive(messages))
+
+    run()
+    seconds = [s / clients for s in in_turns({"ours": run}, repeats)["ours"]]
+    case = f"message to and from a client, {size / 1e6:.1f} MB in {len(arrays)} arrays; limit 3 ms"
+    return of_seconds(case, {"plain": [0.003], "ours": seconds})
+
+
+class _Masks:
+    """A hook that notes the mask of every round."""
+
+    def __init__(self, strategy: FedMetaNAS) -> None:
+        self.strategy = strategy
+        self.masks = [strategy.mask]
+
+    def on_round(self, result: RoundResult) -> None:
+        """Note the mask that the next round starts with."""
+        self.masks.append(self.strategy.mask)
+
+    def on_end(self, result: SearchResult) -> None:
+        """Do nothing."""
+
+
+def masks_of_a_search() -> list[tuple[Mask, int]]:
+    """Search with the default schedule, a tiny net and two clients; return masks and rounds."""
+    names = ",".join(DEFAULT_OPERATIONS)
+    tiny = f"search.nodes=4 search.channels=4 search.layers=2 search.operations=[{names}]"
+    settings: Settings = load(
+        "digits", [*tiny.split(), "clients=2", "held_out_clients=0", "evaluation.every=1000"]
+    )
+    experiment = open_experiment(settings)
+    strategy = FedMetaNAS(experiment.plan)
+    run_config = {"settings": settings.to_yaml()}
+    context = Context(1, NODE, {}, RecordDict(), dict(run_config))
+    hook = _Masks(strategy)
+    search(InlineGrid(AppByName(CLIENT_APP, run_config), context), strategy, experiment, [hook])
+    counts: Counter[bytes] = Counter()
+    first: dict[bytes, Mask] = {}
+    for mask in hook.masks[: settings.rounds]:
+        key = b"".join(tensor.numpy().tobytes() for tensor in mask.tensors())
+        first.setdefault(key, mask)
+        counts[key] += 1
+    return [(first[key], count) for key, count in counts.items()]
+
+
+CASES: dict[str, Callable[[int, int], Iterator[Comparison]]] = {
+    "step": step,
+    "episode": episode,
+    "round": round_,
+    "memory": memory,
+}

@@ -1,0 +1,103 @@
+"""Time and memory of functions, compared in one run and in turns."""
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A figure of the plain reference and ours.
+
+    Attributes
+    ----------
+    case : str
+        What was measured.
+    unit : str
+        Of `plain` and `ours`.
+    plain, ours : float
+        Medians.
+    spread : float
+        Half the range of ours over its median.
+    flop : float
+        Floating point operations of the plain reference; 0 where that says nothing.
+    """
+
+    case: str
+    unit: str
+    plain: float
+    ours: float
+    spread: float
+    flop: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """How many times more the plain reference takes."""
+        return self.plain / self.ours
+
+
+def in_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Return the seconds of every call; call each once before, the first call takes longer.
+
+    Machines are slower at one time than at another: calls that are compared alternate.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def compare(
+    case: str, plain: Callable[[], Any], ours: Callable[[], Any], repeats: int
+) -> Comparison:
+    """Time two functions in turns; the first one's floating point operations are counted, too."""
+    with FlopCounterMode(display=False) as counter:
+        plain()
+    ours()
+    seconds = in_turns({"plain": plain, "ours": ours}, repeats)
+    return of_seconds(case, seconds, float(counter.get_total_flops()))
+
+
+def of_seconds(case: str, seconds: Mapping[str, list[float]], flop: float = 0.0) -> Comparison:
+    """Return the comparison of the seconds of ``plain`` and ``ours``."""
+    plain, ours = (statistics.median(seconds[name]) for name in ("plain", "ours"))
+    spread = (max(seconds["ours"]) - min(seconds["ours"])) / 2 / ours
+    return Comparison(case, "s", plain, ours, spread, flop)
+
+
+def peak_memory(function: Callable[..., Any], *arguments: Any) -> float:
+    """Return the MB that a call adds to the greatest memory of a new process."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_peak, args=(sender, function, arguments))
+    process.start()
+    peak: float = receiver.recv()
+    process.join()
+    return peak
+
+
+def _send_peak(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    prepared = function(*arguments)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    prepared()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sender.send((after - before) / 1000)
+
+
+def convolution_peak() -> float:
+    """Return the GFLOP/s of a dense 3x3 convolution of 64 channels on this machine."""
+    x, weight = torch.randn(16, 64, 32, 32), torch.randn(64, 64, 3, 3)
+    seconds = in_turns({"peak": lambda: F.conv2d(x, weight, padding=1)}, 15)["peak"]
+    flop: float = 2.0 * 16 * 32 * 32 * weight.numel()
+    return flop / statistics.median(seconds) / 1e9
