@@ -1,6 +1,7 @@
 """The command ``fedmetanas bench``: run cases, print a table."""
 
 import json
+import logging
 import os
 import platform
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ def bench(cases: Sequence[str], batch_size: int, repeats: int, as_json: bool) ->
         Print JSON instead of a table.
     """
     torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     peak = convolution_peak()
     rows = [row for name in cases or CASES for row in CASES[name](batch_size, repeats)]
     if as_json:

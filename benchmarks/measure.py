@@ -1,11 +1,11 @@
 """Time and memory of functions, compared in one run and in turns."""
 
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,10 +89,17 @@ def peak_memory(function: Callable[..., Any], *arguments: Any) -> float:
 
 def _send_peak(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     prepared = function(*arguments)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _greatest_memory()
     prepared()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sender.send((after - before) / 1000)
+    sender.send(_greatest_memory() - before)
+
+
+def _greatest_memory() -> float:
+    """Return the greatest resident memory of this process so far, in MB."""
+    # getrusage would count that of the process which started this one, too.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def convolution_peak() -> float:

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from torch import Tensor
 
 from search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
 from search_space.supernet import Weights
 
 from .aggregation import AnyArray
+from .npy import from_array, to_array
 
 WEIGHTS = "weights/"
 ALPHAS = "alphas/"
@@ -52,12 +53,15 @@ def from_arrays(arrays: Mapping[str, AnyArray]) -> tuple[Weights, Alphas]:
 
 def to_record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:
     """Return the record of a message."""
-    return ArrayRecord({key: Array(array) for key, array in arrays.items()})
+    record = ArrayRecord()
+    for key, array in arrays.items():  # one by one: made of a dictionary, each would be copied
+        record[key] = to_array(array)
+    return record
 
 
 def from_record(record: ArrayRecord) -> dict[str, AnyArray]:
     """Return the arrays of a record."""
-    return {key: array.numpy() for key, array in record.items()}
+    return {key: from_array(array) for key, array in record.items()}
 
 
 def round_config(tau: float, mask: Mask) -> dict[str, Any]:

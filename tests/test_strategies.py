@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.serverapp.strategy import FedAdam, Strategy
 from tiny import context_of
 
@@ -16,6 +24,7 @@ from search_space.relaxation import TemperatureSchedule
 from search_space.supernet import NetworkShape, Weights, build_supernet, initial_weights
 from strategies import wire
 from strategies.fedmetanas import FedMetaNAS, SearchPlan
+from strategies.npy import from_array, to_array
 from strategies.registry import STRATEGIES, StrategyError, make_strategy, register
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -532,3 +541,46 @@ def test_the_partition_is_added_to_a_copy() -> None:
 
     assert dict(addressed) == {"tau": 0.5, "partition-id": 3}
     assert dict(config) == {"tau": 0.5}
+
+
+ARRAYS = {
+    "matrix": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32),
+    "scalar": np.array(2.5),
+    "empty": np.zeros((0, 5), np.float32),
+    "long": np.arange(70_000, dtype=np.int64),
+    "mask": np.array([True, False]),
+    "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "strided": np.arange(12.0, dtype=np.float32).reshape(3, 4)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("name", list(ARRAYS))
+def test_arrays_are_sent_as_flower_would_and_read_either_way(name: str) -> None:
+    values = ARRAYS[name]
+
+    ours, flowers = to_array(values), Array(np.copy(values, order="C"))
+
+    assert (ours.dtype, list(ours.shape), ours.stype, ours.data) == (
+        flowers.dtype,
+        list(flowers.shape),
+        flowers.stype,
+        flowers.data,
+    )
+    for sent in (ours, Array(values)):
+        np.testing.assert_array_equal(from_array(sent), values)
+        assert from_array(sent).dtype == values.dtype
+    np.testing.assert_array_equal(ours.numpy(), values)
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "header", "object"])
+def test_bytes_that_are_no_array_of_numbers_are_refused(damage: str) -> None:
+    data = to_array(ARRAYS["matrix"]).data
+    damaged = {
+        "cut": data[:-5],
+        "longer": data + b"1234",
+        "header": data.replace(b"'shape'", b"'shpae'"),
+        "object": data.replace(b"'<f4'", b"'|O' "),
+    }[damage]
+
+    with pytest.raises(ValueError, match=r"buffer|reshape|[Hh]eader|object|keys"):
+        from_array(Array("float32", (3, 4), "numpy.ndarray", damaged))
