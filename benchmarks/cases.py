@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from server.partition_grid import PartitionGrid
 from strategies import wire
 from strategies.fedmetanas import FedMetaNAS
 
-from .measure import Comparison, compare, in_turns, of_seconds, peak_memory
+from .measure import Comparison, compare, count_flop, in_turns, of_seconds, peak_memory
 from .plain import plain_logits
 
 #: The network of the DARTS and FedNAS searches on CIFAR-10.
@@ -157,12 +158,14 @@ def small_search() -> Search:
 
 def step(batch_size: int, repeats: int) -> Iterator[Comparison]:
     """Compare one weight step."""
-    run = Search.of(LARGE, batch_size, 32)
-    plain, ours = (weight_step(run, loss(run.query)) for loss in (run.plain_loss, run.our_loss))
-    yield compare("step, full supernet", plain, ours, repeats)
-    run = small_search()
-    plain, ours = (weight_step(run, loss(run.query)) for loss in (run.plain_loss, run.our_loss))
-    yield compare("step, digits", plain, ours, 10 * repeats)
+    searches = {"full supernet": Search.of(LARGE, batch_size, 32), "digits": small_search()}
+    for name, run in searches.items():
+        plain, ours = (loss(run.query) for loss in (run.plain_loss, run.our_loss))
+        # The backward pass has twice the work of the forward pass.
+        flop = 3 * count_flop(partial(plain, run.theta))
+        steps = weight_step(run, plain), weight_step(run, ours)
+        calls = repeats if name == "full supernet" else 10 * repeats
+        yield compare(f"step, {name}", *steps, calls, flop)
 
 
 def episode(batch_size: int, repeats: int) -> Iterator[Comparison]:

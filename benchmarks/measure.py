@@ -28,7 +28,7 @@ class Comparison:
     spread : float
         Half the range of ours over its median.
     flop : float
-        Floating point operations of the plain reference; 0 where that says nothing.
+        Floating point operations of the mathematics; 0 where that says nothing.
     """
 
     case: str
@@ -59,14 +59,23 @@ def in_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[s
 
 
 def compare(
-    case: str, plain: Callable[[], Any], ours: Callable[[], Any], repeats: int
+    case: str,
+    plain: Callable[[], Any],
+    ours: Callable[[], Any],
+    repeats: int,
+    flop: float = 0.0,
 ) -> Comparison:
-    """Time two functions in turns; the first one's floating point operations are counted, too."""
-    with FlopCounterMode(display=False) as counter:
-        plain()
+    """Time two functions in turns."""
+    plain()
     ours()
-    seconds = in_turns({"plain": plain, "ours": ours}, repeats)
-    return of_seconds(case, seconds, float(counter.get_total_flops()))
+    return of_seconds(case, in_turns({"plain": plain, "ours": ours}, repeats), flop)
+
+
+def count_flop(function: Callable[[], Any]) -> float:
+    """Return the floating point operations of a call, as PyTorch counts them."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        function()
+    return float(counter.get_total_flops())
 
 
 def of_seconds(case: str, seconds: Mapping[str, list[float]], flop: float = 0.0) -> Comparison:

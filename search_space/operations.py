@@ -81,7 +81,7 @@ class Norm(Scalable):
         """Normalise `x` (B, C, H, W) to mean 0 and variance 1, times a factor (C,)."""
         if self.groups is None:
             return F.batch_norm(x, None, None, factor, training=True)
-        return F.group_norm(x, self.groups, factor)
+        return torch.group_norm(x, self.groups, factor)
 
 
 @cache

@@ -270,7 +270,9 @@ def call(
     alive: Alive | None = None,
 ) -> Tensor:
     """Call a network as a pure function of its weights; see :meth:`Network.forward`."""
-    logits: Tensor = functional_call(network, weights, (images, coefficients, alive))
+    arguments = (images, coefficients, alive)
+    # No two weights are one: looking for such would take longer than a small layer.
+    logits: Tensor = functional_call(network, weights, arguments, tie_weights=False)
     return logits
 
 

@@ -1,0 +1,121 @@
+"""The benchmarks: what they compare is the same mathematics, and their figures mean what they say."""
+
+import json
+import time
+
+import pytest
+import torch
+from helpers import make_shape
+
+from benchmarks import cases, measure
+from benchmarks.cases import Search
+from client.learner import Parameters
+from search_space.supernet import NetworkShape
+
+SHAPE = make_shape(nodes=2, layers=3, in_channels=3, norm="batch")
+
+
+def relative_error(ours: torch.Tensor, plain: torch.Tensor) -> float:
+    return float((ours - plain).norm() / plain.norm())
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_what_is_compared_is_equal_in_single_precision(norm: str) -> None:
+    shape = NetworkShape(3, 10, 8, 5, Topology(3, SHAPE.topology.operations), norm)
+    run = Search.of(shape, 8, 16)
+    leaves = run.leaves()
+    slopes = []
+    values = []
+    for loss in (run.our_loss(run.query), run.plain_loss(run.query)):
+        value, _ = loss(leaves)
+        values.append(float(value))
+        slopes.append(torch.autograd.grad(value, leaves.tensors()))
+
+    assert abs(values[0] - values[1]) < 1e-5
+    flat = [torch.cat([slope.flatten() for slope in of_one]) for of_one in slopes]
+    assert relative_error(*flat) < 1e-4
+
+
+def test_a_step_lowers_the_loss() -> None:
+    run = Search.of(SHAPE, 8, 8)
+    loss = run.our_loss(run.query)
+
+    moved = Parameters(*run.theta).with_tensors(cases.weight_step(run, loss)())
+
+    assert float(loss(moved)[0]) < float(loss(run.theta)[0])
+
+
+def test_calls_alternate_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)  # a clock that only calls move on
+
+    def call(name: str, seconds: list[float]) -> None:
+        nonlocal now
+        calls.append(name)
+        now += seconds.pop(0)
+
+    plain, ours = [100.0, 5.0, 7.0, 6.0], [100.0, 2.0, 1.0, 9.0]
+    row = measure.compare(
+        "case", lambda: call("plain", plain), lambda: call("ours", ours), 3, flop=1.0
+    )
+
+    assert calls == ["plain", "ours"] * 4
+    assert (row.plain, row.ours, row.ratio) == (6.0, 2.0, 3.0)
+    assert row.spread == (9 - 1) / 2 / 2
+
+
+def test_floating_point_operations_of_a_product() -> None:
+    first, second = torch.ones(3, 5), torch.ones(5, 7)
+
+    assert measure.count_flop(lambda: first @ second) == 2 * 3 * 5 * 7
+
+
+def _allocates() -> object:
+    return lambda: torch.ones(50_000_000)  # 200 MB
+
+
+def test_peak_memory_is_that_of_the_call() -> None:
+    ballast = torch.ones(30_000_000)
+
+    peak = measure.peak_memory(_allocates)
+
+    assert 190 < peak < 230
+    assert len(ballast) > 0
+
+
+def test_the_masks_of_a_search_only_lose() -> None:
+    masks = cases.masks_of_a_search()
+
+    assert sum(count for _, count in masks) == 30
+    alive = [mask.counts() for mask, _ in masks]
+    assert alive[0] == (2 * 14 * 7, 2 * 20)
+    assert alive == sorted(alive, reverse=True)
+    assert alive[-1][0] <= 2 * 14
+
+
+def test_the_command_prints_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments.main import main
+
+    monkeypatch.setattr(cases, "LARGE", SHAPE)
+    threads = torch.get_num_threads()
+
+    assert main(["bench", "step", "--batch-size", "4", "--repeats", "1", "--json"]) == 0
+
+    torch.set_num_threads(threads)
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["case"] for row in printed["rows"]] == ["step, full supernet", "step, digits"]
+    assert all(row["plain"] > 0 and row["flop"] > 0 for row in printed["rows"])
+    assert printed["peak_gflops"] > 0
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["step", "--repeats", "0"]])
+def test_bad_arguments_end_with_2(arguments: list[str]) -> None:
+    from experiments.main import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *arguments])
+
+    assert ended.value.code == 2
