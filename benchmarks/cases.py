@@ -258,7 +258,7 @@ class _Masks:
 def masks_of_a_search() -> list[tuple[Mask, int]]:
     """Search with the default schedule, a tiny net and two clients; return masks and rounds."""
     names = ",".join(DEFAULT_OPERATIONS)
-    tiny = f"search.nodes=4 search.channels=4 search.layers=2 search.operations=[{names}]"
+    tiny = f"search.nodes=4 search.channels=4 search.layers=3 search.operations=[{names}]"
     settings: Settings = load(
         "digits", [*tiny.split(), "clients=2", "held_out_clients=0", "evaluation.every=1000"]
     )
