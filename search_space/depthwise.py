@@ -8,7 +8,9 @@ the size, and G the gradient of y put on a grid of x's size with zeros in betwee
     dL/dw = conv(x, dL/dy as one kernel for each image and channel), stride and dilation exchanged,
             summed over the batch
 
-Both are differentiable again, as second-order MAML asks.
+On planes of few pixels each call to the convolution library costs more than what it computes: there
+the convolution is one matrix product for each channel, and so are its gradients. All are
+differentiable again, as second-order MAML asks.
 """
 
 from functools import cache
@@ -111,10 +113,13 @@ class _SmallDepthwise(torch.autograd.Function):
         x, weight, matrices = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient is to be differentiated, too
             matrices = _matrices(weight, ctx.places)
-        of_matrices = torch.bmm(_rows(x).mT, _rows(slope))
-        of_weight = of_matrices.flatten(1) @ ctx.places.flatten(1).t()
-        of_x = _product(slope, matrices.mT, list(x.shape[2:]))
-        return of_x, of_weight.view_as(weight), None, None
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = _product(slope, matrices.mT, list(x.shape[2:]))
+        if ctx.needs_input_grad[1]:
+            of_matrices = torch.bmm(_rows(x).mT, _rows(slope))
+            of_weight = (of_matrices.flatten(1) @ ctx.places.flatten(1).t()).view_as(weight)
+        return of_x, of_weight, None, None
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -148,7 +153,7 @@ def _places(
 
     It is 1 at (weight, pixel in, pixel out) if the weight takes the one to the other, else 0.
     """
-    eye = torch.eye(height * width, dtype=dtype).view(-1, 1, height, width)
+    eye = torch.eye(height * width, dtype=dtype, device="cpu").view(-1, 1, height, width)
     padding = dilation * (size - 1) // 2
     seen = F.unfold(eye, size, dilation, padding, stride)  # (pixels in, k k, pixels out)
     return seen.transpose(0, 1).contiguous().to(device)
