@@ -15,11 +15,19 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from client.learner import Episode, InnerRates, Loss, OuterOptimizers, Parameters, meta_learner
+from client.learner import (
+    Episode,
+    InnerRates,
+    Loss,
+    OuterOptimizers,
+    Parameters,
+    leaves,
+    meta_learner,
+)
 from experiments.engines import CLIENT_APP, AppByName
 from experiments.experiment import open_experiment
 from experiments.inline_engine import NODE, InlineGrid
-from experiments.settings import Settings, load
+from experiments.settings import load
 from search_space.alphas import Alphas, Mask, Noise, Topology
 from search_space.operations import DEFAULT_OPERATIONS
 from search_space.prediction import Relaxed, loss_and_accuracy
@@ -95,18 +103,12 @@ class Search:
 
         return loss
 
-    def leaves(self) -> Parameters:
-        """Return the parameters as tensors that want a gradient."""
-        return self.theta.with_tensors(
-            [tensor.detach().requires_grad_() for tensor in self.theta.tensors()]
-        )
-
 
 def weight_step(run: Search, loss: Loss) -> Callable[[], Any]:
     """Return a function that takes one step of SGD: forward, backward, update."""
 
     def step() -> list[Tensor]:
-        theta = run.leaves()
+        theta = leaves(run.theta)
         slopes = torch.autograd.grad(loss(theta)[0], theta.tensors(), materialize_grads=True)
         return [t.detach() - 0.1 * s for t, s in zip(theta.tensors(), slopes, strict=True)]
 
@@ -122,7 +124,7 @@ def plain_fednas_batch(run: Search) -> Callable[[], Any]:
     support, query = (run.plain_loss(batch, "softmax") for batch in (run.support, run.query))
 
     def batch() -> None:
-        theta = run.leaves()
+        theta = leaves(run.theta)
         for loss in (support, query):
             torch.autograd.grad(loss(theta)[0], theta.alphas.tensors(), allow_unused=True)
         torch.autograd.grad(support(theta)[0], list(theta.weights.values()))
@@ -257,11 +259,8 @@ class _Masks:
 
 def masks_of_a_search() -> list[tuple[Mask, int]]:
     """Search with the default schedule, a tiny net and two clients; return masks and rounds."""
-    names = ",".join(DEFAULT_OPERATIONS)
-    tiny = f"search.nodes=4 search.channels=4 search.layers=3 search.operations=[{names}]"
-    settings: Settings = load(
-        "digits", [*tiny.split(), "clients=2", "held_out_clients=0", "evaluation.every=1000"]
-    )
+    tiny = "search.nodes=4 search.channels=4 search.layers=3 clients=2 held_out_clients=0"
+    settings = load("digits", [*tiny.split(), "evaluation.every=1000"])
     experiment = open_experiment(settings)
     strategy = FedMetaNAS(experiment.plan)
     run_config = {"settings": settings.to_yaml()}

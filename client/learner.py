@@ -83,7 +83,7 @@ def task_learner(
     second_order : bool
         Keep the graph, so that the result is differentiable in `theta`.
     """
-    adapted = theta if second_order else _leaves(theta)
+    adapted = theta if second_order else leaves(theta)
     for loss in support:
         gradient = _gradient(loss(adapted)[0], adapted, create_graph=second_order)
         gradient = _clipped(gradient, clip)
@@ -94,7 +94,7 @@ def task_learner(
         ]
         adapted = theta.with_tensors(tensors)
         if not second_order:
-            adapted = _leaves(adapted)
+            adapted = leaves(adapted)
     return adapted
 
 
@@ -110,7 +110,7 @@ def meta_gradient(
     gradient : Parameters
         First order: with respect to theta'. Second order: with respect to theta. Not clipped.
     """
-    theta = _leaves(theta)
+    theta = leaves(theta)
     adapted = task_learner(theta, episode.support, rates, clip, second_order)
     loss, accuracy = episode.query(adapted)
     gradient = _gradient(loss, theta if second_order else adapted, create_graph=False)
@@ -203,7 +203,7 @@ class OuterOptimizers:
         return moved, OuterState(count, list(momentum), first, second)
 
 
-def _leaves(theta: Parameters) -> Parameters:
+def leaves(theta: Parameters) -> Parameters:
     """Return the same values as leaves that want a gradient."""
     return theta.with_tensors([t.detach().requires_grad_() for t in theta.tensors()])
 

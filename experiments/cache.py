@@ -133,14 +133,14 @@ def _build(source: Source, folder: Path) -> Dataset:
         folder.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     try:
         dataset, entry = _decode_unchanged(source, folder)
         try:
             _write(dataset, building / "new")
             _replace(building / "new", entry, building / "old")
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     placed = _open_folder(entry)
@@ -181,7 +181,8 @@ def _replace(new: Path, entry: Path, old: Path) -> None:
             raise
 
 
-def _unwritable(folder: Path, error: OSError) -> DataError:
+def unwritable(folder: Path, error: OSError) -> DataError:
+    """Return the error that says why a cache folder cannot be written, and what to do."""
     return DataError(
         f"cannot write the cache {folder}: {error.strerror}; set data.cache to a folder that can "
         "be written and has room"

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .cache import cache_folder
-from .datasets import DataError
+from .cache import cache_folder, unwritable
 from .partitions import Indices, Plan, partition
 
 
@@ -66,12 +65,9 @@ def _write(path: Path, parts: tuple[Indices, ...], count: int) -> None:
         owners[part] = client
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=".building-", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, owners, allow_pickle=False)
-        os.replace(draft, path)
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as building:
+            draft = Path(building) / path.name
+            np.save(draft, owners, allow_pickle=False)
+            os.replace(draft, path)
     except OSError as error:
-        raise DataError(
-            f"cannot write the cache {path.parent}: {error.strerror}; set data.cache to a folder "
-            "that can be written and has room"
-        ) from error
+        raise unwritable(path.parent, error) from error

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 SMALL = 2**15  # numbers in an input for which the calls cost more than what they compute
 SMALL_PLANE = 64  # pixels
@@ -29,19 +28,17 @@ class _Depthwise(torch.autograd.Function):
     """The convolution with its two gradients; see the module's docstring."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.dilation = stride, dilation  # type: ignore[attr-defined]
+        ctx.stride, ctx.dilation = stride, dilation
         padding = dilation * (weight.shape[-1] - 1) // 2
         return F.conv2d(x, weight, None, stride, padding, dilation, x.shape[1])
 
     @staticmethod
-    def backward(
-        ctx: FunctionCtx, slope: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        stride, dilation = ctx.stride, ctx.dilation  # type: ignore[attr-defined]
-        of_x, of_weight = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        stride, dilation = ctx.stride, ctx.dilation
+        of_x, of_weight = ctx.needs_input_grad[:2]
         return (
             _input_gradient(slope, weight, x, stride, dilation) if of_x else None,
             _weight_gradient(slope, x, weight.shape, stride, dilation) if of_weight else None,

@@ -201,16 +201,8 @@ class AveragePool(nn.Module):
 @cache
 def _shares(shape: torch.Size, stride: int) -> Tensor:
     """Return for each mean one over the number of pixels in it, (1, C, H', W')."""
-    channels = shape[0]
-    counts = F.conv2d(
-        torch.ones(1, *shape, device="cpu"),
-        torch.ones(channels, 1, 3, 3, device="cpu"),
-        None,
-        stride,
-        1,
-        1,
-        channels,
-    )
+    image, kernels = (torch.ones(s, device="cpu") for s in ((1, *shape), (shape[0], 1, 3, 3)))
+    counts = depthwise(image, kernels, stride, 1)
     return counts.reciprocal().contiguous(memory_format=torch.channels_last)
 
 

@@ -9,7 +9,7 @@ from helpers import make_shape
 
 from benchmarks import cases, measure
 from benchmarks.cases import Search
-from client.learner import Parameters
+from client.learner import Parameters, leaves
 from search_space.alphas import Topology
 from search_space.supernet import NetworkShape
 
@@ -26,13 +26,13 @@ def relative_error(ours: torch.Tensor, plain: torch.Tensor) -> float:
 def test_what_is_compared_is_equal_in_single_precision(norm: str, error: float) -> None:
     shape = NetworkShape(3, 10, 8, 5, Topology(3, SHAPE.topology.operations), norm)
     run = Search.of(shape, 8, 16)
-    leaves = run.leaves()
+    theta = leaves(run.theta)
     slopes = []
     values = []
     for loss in (run.our_loss(run.query), run.plain_loss(run.query)):
-        value, _ = loss(leaves)
+        value, _ = loss(theta)
         values.append(float(value.detach()))
-        slopes.append(torch.autograd.grad(value, leaves.tensors()))
+        slopes.append(torch.autograd.grad(value, theta.tensors()))
 
     assert abs(values[0] - values[1]) < 1e-5
     flat = [torch.cat([slope.flatten() for slope in of_one]) for of_one in slopes]
@@ -66,6 +66,12 @@ def test_calls_alternate_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) 
     assert calls == ["plain", "ours"] * 4
     assert (row.plain, row.ours, row.ratio) == (6.0, 2.0, 3.0)
     assert row.spread == (9 - 1) / 2 / 2
+
+
+def test_the_command_line_knows_all_cases() -> None:
+    from experiments.main import BENCH_CASES
+
+    assert list(BENCH_CASES) == list(cases.CASES)
 
 
 def test_floating_point_operations_of_a_product() -> None:
