@@ -582,5 +582,6 @@ def test_bytes_that_are_no_array_of_numbers_are_refused(damage: str) -> None:
         "object": data.replace(b"'<f4'", b"'|O' "),
     }[damage]
 
-    with pytest.raises(ValueError, match=r"buffer|reshape|[Hh]eader|object|keys"):
+    words = "array of objects" if damage == "object" else r"buffer|reshape|[Hh]eader|keys"
+    with pytest.raises(ValueError, match=words):
         from_array(Array("float32", (3, 4), "numpy.ndarray", damaged))
