@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .depthwise import DepthwiseConv, depthwise
-from .pointwise import pointwise, pointwise_batch_norm
+from .pointwise import Product, SumOfProducts, pointwise
 
 OperationFactory = Callable[[int, int, str], nn.Module]
 
@@ -132,8 +132,13 @@ class PointwiseConvNorm(Scalable):
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """Map `x` (B, inputs, H, W) to (B, outputs, H, W), times a factor (outputs,)."""
         if self.norm.groups is None:
-            return pointwise_batch_norm(x, self.weight, factor)
+            return SumOfProducts(self.product(x, factor)).result()
         return self.norm(pointwise(x, self.weight), factor)  # type: ignore[no-any-return]
+
+    def product(self, x: Tensor, factor: Tensor | None) -> Product:
+        """Return with batch normalisation what ``forward`` does, to be computed with others."""
+        factor = x.new_ones(len(self.weight)) if factor is None else factor
+        return Product(x, self.weight, factor)
 
 
 class ReLUConvNorm(nn.Sequential):

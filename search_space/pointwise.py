@@ -1,4 +1,4 @@
-"""Pointwise (1x1) convolutions, and one with its batch normalisation as a single matrix product.
+"""Pointwise (1x1) convolutions, and sums of such with their batch normalisation.
 
 A pointwise convolution is a product p = x W^T of all pixels x (R, C) with the weights W (C', C).
 The statistics of p over the batch follow from those of x, which are few: with m the mean of x and
@@ -10,11 +10,12 @@ so that the normalised result, times a factor f for each channel, is itself a pr
 
     y = x A^T + b,    s = f / sqrt(variance of p + eps),    A = diag(s) W,    b = -s * (W m)
 
-and p is neither written nor read nor kept for the gradient. The gradient is again a few products.
+and p is neither written nor read nor kept for the gradient, which is again a few products. A node
+sums many such results: each x A^T is added to the sum while it is computed, and all b at the end.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,82 +24,126 @@ from torch import Tensor
 EPSILON = 1e-5  # as PyTorch's batch normalisation
 
 
-class _PointwiseBatchNorm(torch.autograd.Function):
-    """The product with its gradient; see the module's docstring."""
+class Product(NamedTuple):
+    """A pointwise convolution with batch normalisation that is still to be computed.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
-        mean = x.mean(dim=0)
-        covariance = torch.addr(x.t() @ x, mean, mean, beta=1 / len(x), alpha=-1)
-        spread = weight @ covariance
-        variance = (spread * weight).sum(dim=1).clamp(min=0)  # rounding may leave it below
-        inverse = (variance + EPSILON).rsqrt()
-        center = weight @ mean
-        scale = inverse * factor
-        ctx.save_for_backward(x, weight, factor, mean, spread, center, inverse)
-        return _add_to_rows(x @ (scale[:, None] * weight).t(), -center * scale)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, factor, mean, spread, center, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is to be differentiated, too
-            return _by_autograd(x, weight, factor, slope)
-        scale = (inverse * factor)[:, None]
-        product = slope.t() @ x
-        total = slope.sum(dim=0)
-        # Sum over the pixels of the slope times the normalised p: the gradient of the factor.
-        of_factor = inverse * ((product * weight).sum(dim=1) - center * total)
-        pull = of_factor * inverse
-        of_weight = scale * (product - torch.outer(total, mean) - pull[:, None] * spread)
-        scaled = scale * weight
-        shift = (center * pull - total) @ scaled / len(x)
-        of_x = _add_to_rows(slope @ scaled, shift)
-        of_x.sub_(x @ (weight.t() @ (pull[:, None] * scaled / len(x))))
-        return of_x, of_weight, of_factor
-
-
-def _add_to_rows(matrix: Tensor, row: Tensor) -> Tensor:
-    """Add a row to all rows of a matrix, in place: many at a time, since they are short."""
-    many = math.gcd(len(matrix), 64)
-    matrix.view(-1, many * len(row)).add_(row.repeat(many))
-    return matrix
-
-
-def _by_autograd(x: Tensor, weight: Tensor, factor: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
-    """Return the same gradient as a differentiable function of all four."""
-    inputs = [
-        tensor if tensor.requires_grad else tensor.detach().requires_grad_()
-        for tensor in (x, weight, factor)
-    ]
-    y = F.batch_norm(F.linear(inputs[0], inputs[1]), None, None, inputs[2], training=True)
-    return torch.autograd.grad(y, inputs, slope, create_graph=True)
-
-
-def pointwise(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolve the channels of each pixel: `x` (B, C, H, W), `weight` (C', C, 1, 1)."""
-    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
-
-
-def pointwise_batch_norm(x: Tensor, weight: Tensor, factor: Tensor | None) -> Tensor:
-    """Convolve the channels of each pixel and normalise each resulting one over the batch.
-
-    Parameters
+    Attributes
     ----------
     x : Tensor
         (B, C, H, W), best in the memory format ``channels_last``.
     weight : Tensor
         (C', C, 1, 1).
-    factor : Tensor or None
-        (C',), multiplied in; None: 1.
-
-    Returns
-    -------
-    Tensor
-        (B, C', H, W).
+    factor : Tensor
+        (C',), multiplied in behind the normalisation.
     """
-    pixels = x.permute(0, 2, 3, 1)
-    matrix = weight.flatten(1)
-    factor = matrix.new_ones(len(matrix)) if factor is None else factor
-    rows = pixels.reshape(-1, pixels.shape[3])
-    y: Tensor = _PointwiseBatchNorm.apply(rows, matrix, factor)
-    return y.view(*pixels.shape[:3], len(matrix)).permute(0, 3, 1, 2)
+
+    x: Tensor
+    weight: Tensor
+    factor: Tensor
+
+
+class SumOfProducts:
+    """The sum of some products, which share B, C', H and W.
+
+    Parameters
+    ----------
+    product : Product
+        The first.
+    """
+
+    def __init__(self, product: Product) -> None:
+        self.total, shift = _AddProduct.apply(None, *product)
+        self.shifts = [shift]
+        self.size = product.x.shape
+
+    def add(self, product: Product) -> None:
+        """Compute one more and add it."""
+        self.total, shift = _AddProduct.apply(self.total, *product)
+        self.shifts.append(shift)
+
+    def result(self) -> Tensor:
+        """Return the sum, (B, C', H, W); it takes no more products."""
+        shift = torch.stack(self.shifts).sum(dim=0)
+        wide = shift.repeat(self.total.shape[1] // len(shift))
+        count, _, height, width = self.size
+        pixels: Tensor = self.total.add_(wide).view(count, height, width, -1)
+        return pixels.permute(0, 3, 1, 2)
+
+
+class _AddProduct(torch.autograd.Function):
+    """Add x A^T to a sum, in place, and return the sum and b; see the module's docstring.
+
+    The sum (R, C') is kept with many of its rows in one, since theirs are short.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, total: Tensor | None, x: Tensor, weight: Tensor, factor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        pixels, matrix = _pixels(x), weight.flatten(1)
+        mean = pixels.mean(dim=0)
+        covariance = torch.addr(pixels.t() @ pixels, mean, mean, beta=1 / len(pixels), alpha=-1)
+        spread = matrix @ covariance
+        variance = (spread * matrix).sum(dim=1).clamp(min=0)  # rounding may leave it below
+        inverse = (variance + EPSILON).rsqrt()
+        center = matrix @ mean
+        scale = inverse * factor
+        ctx.save_for_backward(x, weight, factor, mean, spread, center, inverse)
+        scaled = (scale[:, None] * matrix).t()
+        if total is None:
+            many = _many(pixels)
+            total = pixels.new_empty(len(pixels) // many, many * len(matrix))
+            torch.mm(pixels, scaled, out=total.view(len(pixels), -1))
+        else:
+            ctx.mark_dirty(total)
+            total.view(len(pixels), -1).addmm_(pixels, scaled)
+        return total, -center * scale
+
+    @staticmethod
+    def backward(ctx: Any, of_total: Tensor, of_shift: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, factor, mean, spread, center, inverse = ctx.saved_tensors
+        before = of_total if ctx.needs_input_grad[0] else None
+        if torch.is_grad_enabled():  # the gradient is to be differentiated, too
+            return before, *_by_autograd(x, weight, factor, of_total, of_shift)
+        pixels, matrix = _pixels(x), weight.flatten(1)
+        slope = of_total.view(len(pixels), -1)
+        scale = (inverse * factor)[:, None]
+        product = slope.t() @ pixels
+        of_factor = inverse * ((product * matrix).sum(dim=1) - center * of_shift)
+        pull = of_factor * inverse
+        of_matrix = scale * (product - torch.outer(of_shift, mean) - pull[:, None] * spread)
+        scaled = scale * matrix
+        of_pixels = slope @ scaled
+        of_mean = ((center * pull - of_shift) @ scaled) / len(pixels)
+        of_pixels.view(-1, _many(pixels) * len(of_mean)).add_(of_mean.repeat(_many(pixels)))
+        of_pixels.addmm_(pixels, matrix.t() @ (pull[:, None] * scaled / len(pixels)), alpha=-1)
+        count, _, height, width = x.shape
+        of_x = of_pixels.view(count, height, width, -1).permute(0, 3, 1, 2)
+        return before, of_x, of_matrix.view_as(weight), of_factor
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """Return (B, C, H, W) as (B H W, C)."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _many(pixels: Tensor) -> int:
+    """Return how many rows of pixels are one row where the same is added to all."""
+    return math.gcd(len(pixels), 64)
+
+
+def _by_autograd(
+    x: Tensor, weight: Tensor, factor: Tensor, of_total: Tensor, of_shift: Tensor
+) -> tuple[Tensor, ...]:
+    """Return the same gradient as a differentiable function of everything."""
+    inputs = [t if t.requires_grad else t.detach().requires_grad_() for t in (x, weight, factor)]
+    product = _pixels(inputs[0]) @ inputs[1].flatten(1).t()
+    variance, mean = torch.var_mean(product, dim=0, correction=0)
+    scale = inputs[2] * (variance + EPSILON).rsqrt()
+    outputs = (product * scale).view_as(of_total), -mean * scale
+    return torch.autograd.grad(outputs, inputs, (of_total, of_shift), create_graph=True)
+
+
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolve the channels of each pixel: `x` (B, C, H, W), `weight` (C', C, 1, 1)."""
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)

@@ -11,7 +11,7 @@ the operations of a genotype alone.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,11 +23,13 @@ from .operations import (
     OPERATIONS,
     RELU,
     FactorizedReduce,
+    PointwiseConvNorm,
     ReLUConvNorm,
     Scalable,
     conv,
     make_norm,
 )
+from .pointwise import Product, SumOfProducts
 from .relaxation import Coefficients
 
 #: Names and values of the weights of a network.
@@ -117,11 +119,16 @@ class Step:
         self.last = own.pop() if own and isinstance(own[-1], Scalable) else None
         self.own = own
 
-    def __call__(self, source: Source, factor: Tensor | None) -> Tensor:
-        """Apply the operation to a state; `factor` (C,) multiplies the channels of the result."""
+    def __call__(self, source: Source, factor: Tensor | None) -> Tensor | Product:
+        """Apply the operation to a state; `factor` (C,) multiplies the channels of the result.
+
+        What a node's sum can compute better for all its terms at once is left to it: see `_sum`.
+        """
         x = source.state if self.shared is None else source.through(self.shared)
         for module in self.own:
             x = module(x)
+        if isinstance(self.last, PointwiseConvNorm) and self.last.norm.groups is None:
+            return self.last.product(x, factor)
         if self.last is not None:
             return self.last(x, factor)  # type: ignore[no-any-return]
         return x if factor is None else x * factor[:, None, None]
@@ -172,7 +179,7 @@ class Cell(nn.Module):
     ) -> Tensor:
         """Compute the output (B, N * channels, H', W') from those of the two cells before."""
         first, second = self.inputs
-        sources = [Source(first(before, None)), Source(second(last, None))]
+        sources = [Source(_sum([first(before, None)])), Source(_sum([second(last, None)]))]
         factors = self._factors(coefficients)
         for edges in self.topology.node_edges:
             terms = (
@@ -193,13 +200,28 @@ class Cell(nn.Module):
         return lambda edge, name: rows[edge][columns[name]]
 
 
-def _sum(terms: Iterator[Tensor]) -> Tensor:
+def _sum(terms: Iterable[Tensor | Product]) -> Tensor:
     """Return the sum of large terms, each added up in place as soon as it is there."""
-    total = next(terms)
-    for number, term in enumerate(terms):
+    total = None
+    for number, term in enumerate(_computed(terms)):
         # The first may be needed again, as it is, by the gradient or by others.
-        total = total + term if number == 0 else total.add_(term)
+        total = term if total is None else total + term if number == 1 else total.add_(term)
+    assert total is not None, "a node has at least one term"
     return total
+
+
+def _computed(terms: Iterable[Tensor | Product]) -> Iterator[Tensor]:
+    """Yield the terms, all products as one at the end."""
+    products = None
+    for term in terms:
+        if not isinstance(term, Product):
+            yield term
+        elif products is None:
+            products = SumOfProducts(term)
+        else:
+            products.add(term)
+    if products is not None:
+        yield products.result()
 
 
 class Network(nn.Module):

@@ -4,6 +4,7 @@ Flower reads and writes each array with ``numpy.load`` and ``numpy.save``, and m
 goes into the header. The arrays of a supernet have few different ones.
 """
 
+from copy import copy
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -19,8 +20,10 @@ START = len(MAGIC) + 2  # behind the two bytes with the length of the header
 
 def to_array(values: AnyArray) -> Array:
     """Return Flower's array of some values, byte for byte the one it would make of them."""
-    data = _written_header(values.dtype.str, values.shape) + values.tobytes()
-    return Array(values.dtype.name, values.shape, "numpy.ndarray", data)
+    header = _written_header(values.dtype.str, values.shape)
+    array = copy(header)  # takes a third of the time of making one
+    array.data = header.data + values.tobytes()
+    return array
 
 
 def from_array(array: Array) -> AnyArray:
@@ -41,11 +44,12 @@ def from_array(array: Array) -> AnyArray:
 
 
 @lru_cache(maxsize=10_000)
-def _written_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+def _written_header(dtype: str, shape: tuple[int, ...]) -> Array:
+    """Return an array of which all is there but the values."""
     file = BytesIO()
     facts = {"descr": dtype, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, facts)
-    return file.getvalue()
+    return Array(np.dtype(dtype).name, shape, "numpy.ndarray", file.getvalue())
 
 
 @lru_cache(maxsize=10_000)
