@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.experiment import Experiment
 from experiments.randomness import torch_generator
-from search_space.alphas import Alphas, Noise
+from search_space.alphas import Noise
 from search_space.prediction import Relaxed, evaluate, loss_and_accuracy
 from strategies import wire
 
@@ -75,23 +75,7 @@ class MetaClient(NumPyClient):
             query accuracy and seconds.
         """
         started = time.perf_counter()
-        settings = self.experiment.settings.client
-        this_round = self._round(config)
-        theta = self._theta(parameters)
-        learn = float(this_round.alphas_learn)
-        theta, history = meta_learner(
-            theta,
-            self._episodes(this_round),
-            self._inner_rates(this_round),
-            OuterOptimizers(
-                self._outer_lr(this_round.number),
-                settings.outer_alpha_lr * learn,
-                settings.momentum,
-                settings.weight_decay,
-            ),
-            settings.clip,
-            settings.second_order,
-        )
+        theta, history = self.learn(parameters, config)
         arrays = wire.to_arrays(*theta)
         loss, accuracy = history.mean(dim=0).tolist()
         metrics = {
@@ -101,6 +85,36 @@ class MetaClient(NumPyClient):
         }
         examples = len(self.split.support) + len(self.split.query)
         return [arrays[key] for key in self.keys], examples, metrics
+
+    def learn(self, parameters: list[Any], config: dict[str, Any]) -> tuple[Parameters, Tensor]:
+        """Run the episodes of a round; nothing in them waits for the device.
+
+        Parameters
+        ----------
+        parameters, config
+            As those of :meth:`fit`.
+
+        Returns
+        -------
+        theta, history
+            See :func:`client.learner.meta_learner`; on the experiment's device.
+        """
+        settings = self.experiment.settings.client
+        this_round = self._round(config)
+        optimizers = OuterOptimizers(
+            self._outer_lr(this_round.number),
+            settings.outer_alpha_lr if this_round.alphas_learn else 0.0,
+            settings.momentum,
+            settings.weight_decay,
+        )
+        return meta_learner(
+            self._theta(parameters),
+            self._episodes(this_round),
+            self._inner_rates(this_round),
+            optimizers,
+            settings.clip,
+            settings.second_order,
+        )
 
     def evaluate(
         self, parameters: list[Any], config: dict[str, Any]
@@ -149,7 +163,7 @@ class MetaClient(NumPyClient):
         weights, alphas = wire.from_arrays(dict(zip(self.keys, parameters, strict=True)))
         device = self.experiment.device
         weights = {name: tensor.to(device) for name, tensor in weights.items()}
-        return Parameters(weights, Alphas(*(tensor.to(device) for tensor in alphas.tensors())))
+        return Parameters(weights, alphas.to(device))
 
     def _episodes(self, this_round: _Round) -> Iterator[Episode]:
         """Draw the episodes of a round: batches, and noise for each forward pass."""
@@ -161,7 +175,7 @@ class MetaClient(NumPyClient):
 
         def loss(batch: tuple[Tensor, Tensor]) -> Loss:
             noise = Noise.draw(experiment.topology, generator, torch.float32)
-            return self._loss(this_round, batch, noise)
+            return self._loss(this_round, batch, noise.to(experiment.device))
 
         for _ in range(settings.episodes):
             inner = [loss(next(support)) for _ in range(settings.inner_steps)]

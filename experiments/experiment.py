@@ -77,7 +77,7 @@ class Experiment:
     def relaxed(self, mask: Mask, tau: float) -> Relaxed:
         """Return the supernet at a mask and a temperature."""
         relaxation = self.settings.search.relaxation
-        return Relaxed(self.supernet, self.shape, mask, tau, relaxation)
+        return Relaxed(self.supernet, self.shape, mask, tau, relaxation, self.device)
 
     def initial_parameters(self) -> tuple[Weights, Alphas]:
         """Draw the weights and alphas a search starts from."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -102,6 +103,10 @@ class PerCell:
     def tensors(self) -> list[Tensor]:
         """Return the four tensors in their fixed order."""
         return [tensor for _, tensor in self.items()]
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same on a device."""
+        return type(self)(*(tensor.to(device) for tensor in self.tensors()))
 
 
 PER_CELL_NAMES = ("op_normal", "op_reduce", "input_normal", "input_reduce")

@@ -200,13 +200,16 @@ class AveragePool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
         ones = x.new_ones(x.shape[1], 1, 3, 3)
-        return depthwise(x, ones, self.stride, 1) * _shares(x.shape[1:], self.stride).to(x)
+        shares = _shares(x.shape[1:], self.stride, x.dtype, x.device)
+        return depthwise(x, ones, self.stride, 1) * shares
 
 
 @cache
-def _shares(shape: torch.Size, stride: int) -> Tensor:
+def _shares(shape: torch.Size, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return for each mean one over the number of pixels in it, (1, C, H', W')."""
-    image, kernels = (torch.ones(s, device="cpu") for s in ((1, *shape), (shape[0], 1, 3, 3)))
+    image, kernels = (
+        torch.ones(size, dtype=dtype, device=device) for size in ((1, *shape), (shape[0], 1, 3, 3))
+    )
     counts = depthwise(image, kernels, stride, 1)
     return counts.reciprocal().contiguous(memory_format=torch.channels_last)
 

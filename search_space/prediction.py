@@ -12,6 +12,8 @@ from .alphas import CELL_TYPES, Alphas, Mask, Noise
 from .relaxation import Coefficients, relax
 from .supernet import Alive, Network, NetworkShape, Weights, call
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Relaxed:
@@ -28,7 +30,10 @@ class Relaxed:
     tau : float
         Temperature, > 0.
     relaxation : str
-        See :func:`search_space.relaxation.relax`.
+        See :func:`search_space.relaxation.relax`. On a GPU ``gumbel-hard`` waits for what was drawn
+        in every forward pass, since the host decides what to run.
+    device : torch.device
+        Where weights, alphas and images are.
     """
 
     network: Network
@@ -36,6 +41,7 @@ class Relaxed:
     mask: Mask
     tau: float
     relaxation: str
+    device: torch.device = CPU
 
     @cached_property
     def alive(self) -> Alive:
@@ -49,6 +55,10 @@ class Relaxed:
         nodes = len(CELL_TYPES) * self.shape.topology.nodes
         return self.mask.counts() == (edges, nodes)
 
+    @cached_property
+    def _mask(self) -> Mask:
+        return self.mask.to(self.device)
+
     def predict(
         self, weights: Weights, alphas: Alphas, images: Tensor, noise: Noise | None = None
     ) -> Tensor:
@@ -56,7 +66,7 @@ class Relaxed:
         topology = self.shape.topology
         if self.decided:  # all coefficients are 1: leave out what would only multiply by it
             return call(self.network, weights, images, None, self.alive)
-        coefficients = relax(alphas, self.mask, topology, self.tau, self.relaxation, noise)
+        coefficients = relax(alphas, self._mask, topology, self.tau, self.relaxation, noise)
         hard = self.relaxation == "gumbel-hard" and noise is not None
         alive = _drawn(coefficients, self.shape) if hard else self.alive
         return call(self.network, weights, images, coefficients, alive)

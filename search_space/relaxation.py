@@ -13,6 +13,7 @@ A cell only ever sees the products u_ij z_o, one number for each operation of ea
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -71,8 +72,8 @@ def relax(
         s = pair_probabilities(pair_logits / tau, pair_alive, topology)
         if relaxation == "gumbel-hard" and noise is not None:
             z = _straight_through(z)
-            s = torch.cat([_straight_through(s[list(own)]) for own in topology.node_pairs])
-        u = s @ topology.incidence.to(s)
+            s = torch.cat([_straight_through(own) for own in _by_node(s, topology)])
+        u = s @ _incidence(topology, s.dtype, s.device)
         coefficients[cell_type] = u[:, None] * z
     return coefficients
 
@@ -85,8 +86,19 @@ def masked_softmax(logits: Tensor, alive: Tensor) -> Tensor:
 
 def pair_probabilities(logits: Tensor, alive: Tensor, topology: Topology) -> Tensor:
     """Softmax of the pair logits (P,) among the living pairs of each node, (P,)."""
-    own = [list(pairs) for pairs in topology.node_pairs]
-    return torch.cat([masked_softmax(logits[pairs], alive[pairs]) for pairs in own])
+    nodes = zip(_by_node(logits, topology), _by_node(alive, topology), strict=True)
+    return torch.cat([masked_softmax(own, living) for own, living in nodes])
+
+
+def _by_node(of_pairs: Tensor, topology: Topology) -> tuple[Tensor, ...]:
+    """Split a tensor (P,) into those of the nodes."""
+    return torch.split(of_pairs, [len(pairs) for pairs in topology.node_pairs])
+
+
+@cache
+def _incidence(topology: Topology, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return which pair contains which edge, (P, E)."""
+    return topology.incidence.to(device, dtype)
 
 
 def _straight_through(soft: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ def evaluate_supernet(
     """Return loss and accuracy of the supernet, without noise, on the global test set."""
     relaxed = experiment.relaxed(mask, tau)
     weights = {name: tensor.to(experiment.device) for name, tensor in weights.items()}
+    alphas = alphas.to(experiment.device)
     return evaluate(
         lambda images: relaxed.predict(weights, alphas, images),
         experiment.batches(experiment.dataset.test),

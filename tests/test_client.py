@@ -16,6 +16,7 @@ from client.numpy_client import MetaClient
 from experiments.datasets import Images
 from experiments.experiment import Experiment
 from search_space.alphas import Mask
+from search_space.operations import OPERATIONS
 from strategies import wire
 
 Arrays = list[np.ndarray[Any, Any]]
@@ -271,6 +272,29 @@ def test_every_weight_and_alpha_learns() -> None:
 
     # Of a single pair there is nothing to choose.
     assert still == ["alphas/input_normal", "alphas/input_reduce"]
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("relaxation", ["gumbel", "softmax"])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_episodes_stay_on_the_device_and_never_wait_for_it(
+    norm: str, relaxation: str, order: str
+) -> None:
+    # PyTorch's meta device computes shapes alone. As a GPU does, it refuses tensors of another
+    # device; and where the host asked for a value, which a GPU would have to wait for, it fails.
+    second_order = f"client.second_order={order == 'second'}"
+    operations = f"search.operations={list(OPERATIONS)}".replace("'", "")
+    settings = f"search.norm={norm}", f"search.relaxation={relaxation}", second_order, operations
+    opened = replace(experiment(*settings, "data.augment=shift"), device=torch.device("meta"))
+    keys, arrays = start(opened)
+
+    theta, history = MetaClient(opened, CLIENT, keys).learn(arrays, config_of(opened))
+
+    assert {tensor.device.type for tensor in [*theta.tensors(), history]} == {"meta"}
+    sent = wire.from_arrays(dict(zip(keys, arrays, strict=True)))
+    assert {n: w.shape for n, w in theta.weights.items()} == {
+        n: w.shape for n, w in sent[0].items()
+    }
 
 
 def test_rounds_and_clients_differ() -> None:
