@@ -582,6 +582,6 @@ def test_bytes_that_are_no_array_of_numbers_are_refused(damage: str) -> None:
         "object": data.replace(b"'<f4'", b"'|O' "),
     }[damage]
 
-    words = "array of objects" if damage == "object" else r"buffer|reshape|[Hh]eader|keys"
+    words = "array of objects" if damage == "object" else r"was sent as|[Hh]eader|keys"
     with pytest.raises(ValueError, match=words):
         from_array(Array("float32", (3, 4), "numpy.ndarray", damaged))
