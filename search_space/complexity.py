@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .genotype import Genotype
+from .pointwise import Product
 from .supernet import Weights
 
 
@@ -24,7 +25,7 @@ def count_macs(genotype: Genotype, size: tuple[int, int]) -> int:
         image = torch.empty(1, genotype.shape.in_channels, *size)
     total = 0
 
-    def count(module: nn.Module, _: Any, result: Tensor) -> None:
+    def count(module: nn.Module, _: Any, result: Tensor | Product) -> None:
         nonlocal total
         total += result.shape[2:].numel() * module.get_parameter("weight").numel()
 

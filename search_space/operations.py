@@ -129,16 +129,18 @@ class PointwiseConvNorm(Scalable):
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 1, 1))
         self.norm = make_norm(outputs, norm)
 
-    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """Map `x` (B, inputs, H, W) to (B, outputs, H, W), times a factor (outputs,)."""
-        if self.norm.groups is None:
-            return SumOfProducts(self.product(x, factor)).result()
-        return self.norm(pointwise(x, self.weight), factor)  # type: ignore[no-any-return]
+    def forward(
+        self, x: Tensor, factor: Tensor | None = None, deferred: bool = False
+    ) -> Tensor | Product:
+        """Map `x` (B, inputs, H, W) to (B, outputs, H, W), times a factor (outputs,).
 
-    def product(self, x: Tensor, factor: Tensor | None) -> Product:
-        """Return with batch normalisation what ``forward`` does, to be computed with others."""
+        Where it is `deferred` the result may be a product, still to be computed with others.
+        """
+        if self.norm.groups is not None:
+            return self.norm(pointwise(x, self.weight), factor)  # type: ignore[no-any-return]
         factor = x.new_ones(len(self.weight)) if factor is None else factor
-        return Product(x, self.weight, factor)
+        product = Product(x, self.weight, factor)
+        return product if deferred else SumOfProducts(product).result()
 
 
 class ReLUConvNorm(nn.Sequential):

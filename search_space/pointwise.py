@@ -41,6 +41,11 @@ class Product(NamedTuple):
     weight: Tensor
     factor: Tensor
 
+    @property
+    def shape(self) -> torch.Size:
+        """Return that of the result, (B, C', H, W)."""
+        return torch.Size((len(self.x), len(self.weight), *self.x.shape[2:]))
+
 
 class SumOfProducts:
     """The sum of some products, which share B, C', H and W.

@@ -127,8 +127,8 @@ class Step:
         x = source.state if self.shared is None else source.through(self.shared)
         for module in self.own:
             x = module(x)
-        if isinstance(self.last, PointwiseConvNorm) and self.last.norm.groups is None:
-            return self.last.product(x, factor)
+        if isinstance(self.last, PointwiseConvNorm):
+            return self.last(x, factor, deferred=True)  # type: ignore[no-any-return]
         if self.last is not None:
             return self.last(x, factor)  # type: ignore[no-any-return]
         return x if factor is None else x * factor[:, None, None]
