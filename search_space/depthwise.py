@@ -8,8 +8,8 @@ padding that keeps the size, and a stride of 1,
     dL/dw = conv(x, dL/dy as one kernel for each image and channel), stride and dilation exchanged,
             summed over the batch
 
-are forward convolutions. (With another stride dL/dx is PyTorch's.) Where stride and dilation are
-equal, only every so manieth pixel is seen: the convolution is one of these alone, with neither.
+are forward convolutions. (With another stride dL/dx is a transposed one.) Where stride and dilation
+are equal, only every so manieth pixel is seen: the convolution is one of these alone, with neither.
 
 On planes of few pixels each call to the convolution library costs more than what it computes: there
 the convolution is one matrix product for each channel, and so are its gradients. All are
@@ -22,7 +22,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
+
+from .subsampling import subsample
 
 SMALL = 2**15  # numbers in an input for which the calls cost more than what they compute
 SMALL_PLANE = 64  # pixels
@@ -44,7 +45,7 @@ class _Depthwise(torch.autograd.Function):
         stride, dilation = ctx.stride, ctx.dilation
         of_x, of_weight = ctx.needs_input_grad[:2]
         return (
-            _input_gradient(slope, weight, x, stride, dilation) if of_x else None,
+            _input_gradient(slope, weight, x.shape, stride, dilation) if of_x else None,
             _weight_gradient(slope, x, weight.shape, stride, dilation) if of_weight else None,
             None,
             None,
@@ -52,15 +53,14 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _input_gradient(
-    slope: Tensor, weight: Tensor, like: Tensor, stride: int, dilation: int
+    slope: Tensor, weight: Tensor, size: torch.Size, stride: int, dilation: int
 ) -> Tensor:
     if stride == 1:
         return depthwise(slope, weight.flip(2, 3), 1, dilation)
     padding = dilation * (weight.shape[-1] // 2)
-    gradient: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
-        like.shape, weight, slope, stride, padding, dilation, len(weight)
-    )
-    return gradient
+    # Where the last row or column of x is between two that the convolution went to, one more.
+    more = [(side - 1) % stride for side in size[2:]]
+    return F.conv_transpose2d(slope, weight, None, stride, padding, more, len(weight), dilation)
 
 
 def _weight_gradient(
@@ -68,8 +68,10 @@ def _weight_gradient(
 ) -> Tensor:
     count, channels, height, width = x.shape
     size = shape[-1]
+    # The layout from which the convolution library takes it, channels of all images innermost.
+    seen = x.permute(2, 3, 0, 1).reshape(1, height, width, count * channels).permute(0, 3, 1, 2)
     each = F.conv2d(
-        x.reshape(1, count * channels, height, width),
+        seen,
         slope.reshape(count * channels, 1, *slope.shape[2:]),
         padding=dilation * (size - 1) // 2,
         stride=dilation,
@@ -99,18 +101,13 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     kernel = weight.shape[-1]
     if x.device.type == "cpu":
         if stride == dilation > 1:
-            x = _every(x, stride)
+            x = subsample(x, stride)
             stride = dilation = 1
         if x.numel() <= SMALL and x.shape[2] * x.shape[3] <= SMALL_PLANE:
             return _SmallDepthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
         if kernel > 3 or dilation > 1:
             return _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
     return F.conv2d(x, weight, None, stride, dilation * (kernel // 2), dilation, len(weight))
-
-
-def _every(x: Tensor, step: int) -> Tensor:
-    """Return each `step`-th row and column of `x` (B, C, H, W), dense, channels last."""
-    return x.permute(0, 2, 3, 1)[:, ::step, ::step].contiguous().permute(0, 3, 1, 2)
 
 
 class _SmallDepthwise(torch.autograd.Function):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from .depthwise import DepthwiseConv, depthwise
 from .pointwise import Product, SumOfProducts, pointwise
+from .subsampling import subsample
 
 OperationFactory = Callable[[int, int, str], nn.Module]
 
@@ -176,9 +177,7 @@ class Halve(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` (B, C, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
-        pixels = x.permute(0, 2, 3, 1)  # cut like this, their gradient keeps the layout of x
-        even = self.even(pixels[:, ::2, ::2].permute(0, 3, 1, 2))
-        odd = self.odd(pixels[:, 1::2, 1::2].permute(0, 3, 1, 2))
+        even, odd = self.even(subsample(x, 2)), self.odd(subsample(x, 2, start=1))
         height, width = x.shape[2:]
         if height % 2 or width % 2:  # one row or column fewer than the even pixels have
             odd = F.pad(odd, (0, width % 2, 0, height % 2))

@@ -11,7 +11,7 @@ the operations of a genotype alone.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +29,9 @@ from .operations import (
     conv,
     make_norm,
 )
-from .pointwise import Product, SumOfProducts
+from .pointwise import Product
 from .relaxation import Coefficients
+from .sums import Scaled, sum_of
 
 #: Names and values of the weights of a network.
 Weights = dict[str, Tensor]
@@ -119,10 +120,10 @@ class Step:
         self.last = own.pop() if own and isinstance(own[-1], Scalable) else None
         self.own = own
 
-    def __call__(self, source: Source, factor: Tensor | None) -> Tensor | Product:
+    def __call__(self, source: Source, factor: Tensor | None) -> Tensor | Scaled | Product:
         """Apply the operation to a state; `factor` (C,) multiplies the channels of the result.
 
-        What a node's sum can compute better for all its terms at once is left to it: see `_sum`.
+        What a node's sum can compute better for all its terms at once is left to it: see `sum_of`.
         """
         x = source.state if self.shared is None else source.through(self.shared)
         for module in self.own:
@@ -131,7 +132,7 @@ class Step:
             return self.last(x, factor, deferred=True)  # type: ignore[no-any-return]
         if self.last is not None:
             return self.last(x, factor)  # type: ignore[no-any-return]
-        return x if factor is None else x * factor[:, None, None]
+        return x if factor is None else Scaled(x, factor)
 
 
 class Cell(nn.Module):
@@ -179,7 +180,7 @@ class Cell(nn.Module):
     ) -> Tensor:
         """Compute the output (B, N * channels, H', W') from those of the two cells before."""
         first, second = self.inputs
-        sources = [Source(_sum([first(before, None)])), Source(_sum([second(last, None)]))]
+        sources = [Source(sum_of([first(before, None)])), Source(sum_of([second(last, None)]))]
         factors = self._factors(coefficients)
         for edges in self.topology.node_edges:
             terms = (
@@ -187,7 +188,7 @@ class Cell(nn.Module):
                 for edge in edges
                 for name in alive.get(edge, ())
             )
-            sources.append(Source(_sum(terms)))
+            sources.append(Source(sum_of(terms)))
         return torch.cat([source.state for source in sources[2:]], dim=1)
 
     def _factors(self, coefficients: Tensor | None) -> Callable[[int, str], Tensor | None]:
@@ -198,30 +199,6 @@ class Cell(nn.Module):
         wide = coefficients[..., None].expand(*coefficients.shape, self.channels).contiguous()
         rows = [row.unbind() for row in wide.unbind()]
         return lambda edge, name: rows[edge][columns[name]]
-
-
-def _sum(terms: Iterable[Tensor | Product]) -> Tensor:
-    """Return the sum of large terms, each added up in place as soon as it is there."""
-    total = None
-    for number, term in enumerate(_computed(terms)):
-        # The first may be needed again, as it is, by the gradient or by others.
-        total = term if total is None else total + term if number == 1 else total.add_(term)
-    assert total is not None, "a node has at least one term"
-    return total
-
-
-def _computed(terms: Iterable[Tensor | Product]) -> Iterator[Tensor]:
-    """Yield the terms, all products as one at the end."""
-    products = None
-    for term in terms:
-        if not isinstance(term, Product):
-            yield term
-        elif products is None:
-            products = SumOfProducts(term)
-        else:
-            products.add(term)
-    if products is not None:
-        yield products.result()
 
 
 class Network(nn.Module):
