@@ -21,7 +21,7 @@ from search_space.relaxation import TemperatureSchedule
 from search_space.supernet import NetworkShape, alive_names
 
 from . import wire
-from .aggregation import RULES, AnyArray
+from .aggregation import RULES, AnyArray, aggregate
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,9 @@ class FedMetaNAS(FedAvg):
         metrics = [next(iter(content.metric_records.values())) for content in contents]
         examples = [float(record[self.weighted_by_key]) for record in metrics]  # type: ignore[arg-type]
         clients = [wire.from_record(record) for record in records]
-        arrays = {
-            key: (self.alphas_rule if key.startswith(wire.ALPHAS) else self.weights_rule)(
-                [client[key] for client in clients], examples
-            )
-            for key in clients[0]
-        }
+        weights, alphas = wire.split(clients[0])
+        arrays = aggregate(self.weights_rule, weights, clients, examples)
+        arrays |= aggregate(self.alphas_rule, alphas, clients, examples)
         self.prune(server_round, arrays)
         return wire.to_record(arrays), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
