@@ -1,15 +1,17 @@
 """A depthwise convolution with fast gradients on a CPU.
 
 PyTorch's backward of a depthwise convolution takes 10 to 30 times its forward on a CPU where
-arithmetic says 2; only that of 3x3 without dilation is fast. For the others, with y = conv(x, w),
-padding that keeps the size, and a stride of 1,
+arithmetic says 2. For y = conv(x, w) with padding that keeps the size:
 
-    dL/dx = conv(dL/dy, w flipped)
-    dL/dw = conv(x, dL/dy as one kernel for each image and channel), stride and dilation exchanged,
-            summed over the batch
+- dL/dx is at stride 1 a forward convolution, conv(dL/dy, w flipped), else a transposed one.
+- dL/dw is fast without dilation and for kernels of at most 3 columns, whatever their rows. A wider
+  kernel is one of 3 columns beside another, on an image moved by 3 pixels; a dilated one is the same
+  kernel without dilation on each of the coarser images that every so manieth pixel makes.
+- dL/dw of kernels that are larger than such a plane is conv(x, dL/dy as one kernel for each image and
+  channel), stride and dilation exchanged, summed over the batch.
 
-are forward convolutions. (With another stride dL/dx is a transposed one.) Where stride and dilation
-are equal, only every so manieth pixel is seen: the convolution is one of these alone, with neither.
+Where stride and dilation are equal, only every so manieth pixel is seen: the convolution is one of
+these alone, with neither.
 
 On planes of few pixels each call to the convolution library costs more than what it computes: there
 the convolution is one matrix product for each channel, and so are its gradients. All are
@@ -22,11 +24,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from .subsampling import subsample
 
 SMALL = 2**15  # numbers in an input for which the calls cost more than what they compute
 SMALL_PLANE = 64  # pixels
+COLUMNS = 3  # of a kernel, for which the convolution library is fast
 
 
 class _Depthwise(torch.autograd.Function):
@@ -66,14 +70,55 @@ def _input_gradient(
 def _weight_gradient(
     slope: Tensor, x: Tensor, shape: torch.Size, stride: int, dilation: int
 ) -> Tensor:
+    sides, size = x.shape[2:], shape[-1]
+    if any(side % dilation or side // dilation < size for side in sides):
+        return _weight_gradient_by_images(slope, x, size, stride, dilation)
+    if dilation > 1 and stride > 1:
+        return conv2d_weight(x, shape, slope, stride, dilation * (size // 2), dilation, shape[0])
+    if dilation == 1:
+        return _weight_gradient_by_columns(slope, x, size, stride)
+    coarse = _weight_gradient_by_columns(_phases(slope, dilation), _phases(x, dilation), size, 1)
+    return coarse.view(dilation, *shape).sum(dim=0)
+
+
+def _weight_gradient_by_columns(slope: Tensor, x: Tensor, size: int, stride: int) -> Tensor:
+    """Return the gradient without dilation: three columns of the kernels at a time."""
+    channels, padding = x.shape[1], size // 2
+    if size <= COLUMNS:
+        shape = (channels, 1, size, size)
+        return conv2d_weight(x, shape, slope, stride, padding, groups=channels)
+    parts = []
+    for start in range(0, size, COLUMNS):
+        width = min(COLUMNS, size - start)
+        left = padding - start
+        right = (slope.shape[3] - 1) * stride + width - x.shape[3] - left
+        shape, seen = (channels, 1, size, width), F.pad(x, (left, right))
+        parts.append(conv2d_weight(seen, shape, slope, stride, (padding, 0), groups=channels))
+    return torch.cat(parts, dim=3)
+
+
+def _phases(x: Tensor, step: int) -> Tensor:
+    """Return the images of every `step`-th pixel: rows make images, columns channels.
+
+    (B, C, H, W) becomes (step B, step C, H / step, W / step), channels last.
+    """
     count, channels, height, width = x.shape
-    size = shape[-1]
+    rows = x.permute(0, 2, 3, 1).reshape(count, height // step, step, width // step, -1)
+    images = rows.transpose(1, 2).reshape(step * count, *rows.shape[1::2], step * channels)
+    return images.permute(0, 3, 1, 2)
+
+
+def _weight_gradient_by_images(
+    slope: Tensor, x: Tensor, size: int, stride: int, dilation: int
+) -> Tensor:
+    """Return the gradient by a convolution with a kernel for each image and channel."""
+    count, channels, height, width = x.shape
     # The layout from which the convolution library takes it, channels of all images innermost.
     seen = x.permute(2, 3, 0, 1).reshape(1, height, width, count * channels).permute(0, 3, 1, 2)
     each = F.conv2d(
         seen,
         slope.reshape(count * channels, 1, *slope.shape[2:]),
-        padding=dilation * (size - 1) // 2,
+        padding=dilation * (size // 2),
         stride=dilation,
         dilation=stride,
         groups=count * channels,
