@@ -119,7 +119,8 @@ def plain_fednas_batch(run: Search) -> Callable[[], Any]:
     """Return FedNAS's local search on one batch: alphas by two batches, then weights by one.
 
     He, Annavaram and Avestimehr, 2020, https://arxiv.org/abs/2004.08546, and MiLeNAS, He et al.,
-    2020, https://arxiv.org/abs/2003.12238.
+    2020, https://arxiv.org/abs/2003.12238. As in the authors' code the first two passes take the
+    gradient of the alphas alone, and the third, a plain backward pass, that of everything.
     """
     support, query = (run.plain_loss(batch, "softmax") for batch in (run.support, run.query))
 
@@ -127,7 +128,7 @@ def plain_fednas_batch(run: Search) -> Callable[[], Any]:
         theta = leaves(run.theta)
         for loss in (support, query):
             torch.autograd.grad(loss(theta)[0], theta.alphas.tensors(), allow_unused=True)
-        torch.autograd.grad(support(theta)[0], list(theta.weights.values()))
+        torch.autograd.grad(support(theta)[0], theta.tensors(), allow_unused=True)
 
     return batch
 
