@@ -53,6 +53,14 @@ class Topology:
         return self._of_nodes([node for node, _ in self.edges])
 
     @cached_property
+    def leaving(self) -> tuple[tuple[int, ...], ...]:
+        """For every state, the cell's inputs first, the numbers of the edges that start there."""
+        return tuple(
+            tuple(k for k, (_, start) in enumerate(self.edges) if start == state)
+            for state in range(self.nodes + 2)
+        )
+
+    @cached_property
     def node_pairs(self) -> tuple[tuple[int, ...], ...]:
         """For every node the numbers of its pairs."""
         return self._of_nodes([self.edges[first][0] for first, _ in self.pairs])

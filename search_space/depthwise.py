@@ -5,20 +5,17 @@ arithmetic says 2. For y = conv(x, w) with padding that keeps the size:
 
 - dL/dx is at stride 1 a forward convolution, conv(dL/dy, w flipped), else a transposed one.
 - dL/dw is fast without dilation and for kernels of at most 3 columns, whatever their rows. A wider
-  kernel is one of 3 columns beside another, on an image moved by 3 pixels; a dilated one is the same
-  kernel without dilation on each of the coarser images that every so manieth pixel makes.
-- dL/dw of kernels that are larger than such a plane is conv(x, dL/dy as one kernel for each image and
-  channel), stride and dilation exchanged, summed over the batch.
+  kernel is one of 3 columns beside another, on an image moved by 3 pixels; a dilated one is one
+  without dilation on each of the coarser images that every so manieth pixel makes.
+- Where these are smaller than the kernel, dL/dw is conv(x, dL/dy as one kernel for each image
+  and channel), stride and dilation exchanged, summed over the batch.
 
 Where stride and dilation are equal, only every so manieth pixel is seen: the convolution is one of
 these alone, with neither.
 
-On planes of few pixels each call to the convolution library costs more than what it computes: there
-the convolution is one matrix product for each channel, and so are its gradients. All are
-differentiable again, as second-order MAML asks. None of this is done on a GPU.
+All gradients are differentiable again, as second-order MAML asks. None of this is done on a GPU.
 """
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -28,8 +25,6 @@ from torch.nn.grad import conv2d_weight
 
 from .subsampling import subsample
 
-SMALL = 2**15  # numbers in an input for which the calls cost more than what they compute
-SMALL_PLANE = 64  # pixels
 COLUMNS = 3  # of a kernel, for which the convolution library is fast
 
 
@@ -70,31 +65,40 @@ def _input_gradient(
 def _weight_gradient(
     slope: Tensor, x: Tensor, shape: torch.Size, stride: int, dilation: int
 ) -> Tensor:
-    sides, size = x.shape[2:], shape[-1]
-    if any(side % dilation or side // dilation < size for side in sides):
+    size = shape[-1]
+    coarse = all(side % dilation == 0 and side // dilation >= size for side in x.shape[2:])
+    if not coarse or (dilation > 1 and stride > 1):
         return _weight_gradient_by_images(slope, x, size, stride, dilation)
-    if dilation > 1 and stride > 1:
-        return conv2d_weight(x, shape, slope, stride, dilation * (size // 2), dilation, shape[0])
     if dilation == 1:
         return _weight_gradient_by_columns(slope, x, size, stride)
-    coarse = _weight_gradient_by_columns(_phases(slope, dilation), _phases(x, dilation), size, 1)
-    return coarse.view(dilation, *shape).sum(dim=0)
+    each = _weight_gradient_by_columns(_phases(slope, dilation), _phases(x, dilation), size, 1)
+    return each.view(dilation, *shape).sum(dim=0)
 
 
 def _weight_gradient_by_columns(slope: Tensor, x: Tensor, size: int, stride: int) -> Tensor:
     """Return the gradient without dilation: three columns of the kernels at a time."""
-    channels, padding = x.shape[1], size // 2
+    padding = size // 2
     if size <= COLUMNS:
-        shape = (channels, 1, size, size)
-        return conv2d_weight(x, shape, slope, stride, padding, groups=channels)
+        return _without_dilation(slope, x, (size, size), stride, (padding, padding))
     parts = []
     for start in range(0, size, COLUMNS):
         width = min(COLUMNS, size - start)
         left = padding - start
         right = (slope.shape[3] - 1) * stride + width - x.shape[3] - left
-        shape, seen = (channels, 1, size, width), F.pad(x, (left, right))
-        parts.append(conv2d_weight(seen, shape, slope, stride, (padding, 0), groups=channels))
+        seen = F.pad(x, (left, right))
+        parts.append(_without_dilation(slope, seen, (size, width), stride, (padding, 0)))
     return torch.cat(parts, dim=3)
+
+
+def _without_dilation(
+    slope: Tensor, x: Tensor, size: tuple[int, int], stride: int, padding: tuple[int, int]
+) -> Tensor:
+    """Return PyTorch's own gradient for kernels of `size` rows and columns."""
+    channels = x.shape[1]
+    gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
+        x, (channels, 1, *size), slope, stride, padding, groups=channels
+    )
+    return gradient
 
 
 def _phases(x: Tensor, step: int) -> Tensor:
@@ -148,72 +152,9 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
         if stride == dilation > 1:
             x = subsample(x, stride)
             stride = dilation = 1
-        if x.numel() <= SMALL and x.shape[2] * x.shape[3] <= SMALL_PLANE:
-            return _SmallDepthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
         if kernel > 3 or dilation > 1:
             return _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
     return F.conv2d(x, weight, None, stride, dilation * (kernel // 2), dilation, len(weight))
-
-
-class _SmallDepthwise(torch.autograd.Function):
-    """The same by a matrix for each channel that takes its pixels, in a row, to the result's."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-        ctx.places = _places(*x.shape[2:], weight.shape[-1], stride, dilation, x.dtype, x.device)
-        matrices = _matrices(weight, ctx.places)
-        ctx.save_for_backward(x, weight, matrices)
-        return _product(x, matrices, [-(-side // stride) for side in x.shape[2:]])
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, weight, matrices = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is to be differentiated, too
-            matrices = _matrices(weight, ctx.places)
-        of_x = of_weight = None
-        if ctx.needs_input_grad[0]:
-            of_x = _product(slope, matrices.mT, list(x.shape[2:]))
-        if ctx.needs_input_grad[1]:
-            of_matrices = torch.bmm(_rows(x).mT, _rows(slope))
-            of_weight = (of_matrices.flatten(1) @ ctx.places.flatten(1).t()).view_as(weight)
-        return of_x, of_weight, None, None
-
-
-def _rows(x: Tensor) -> Tensor:
-    """Return (B, C, H, W) as (C, B, H W), contiguous."""
-    return x.flatten(2).transpose(0, 1).contiguous()
-
-
-def _matrices(weight: Tensor, places: Tensor) -> Tensor:
-    """Return the matrices (C, pixels in, pixels out) of kernels (C, 1, k, k)."""
-    flat = weight.flatten(1)
-    return (flat @ places.flatten(1)).view(len(flat), *places.shape[1:])
-
-
-def _product(x: Tensor, matrices: Tensor, sides: list[int]) -> Tensor:
-    """Multiply each channel's pixels by its matrix; (B, C, *sides), channels last."""
-    y = torch.bmm(_rows(x), matrices)  # (C, B, pixels)
-    return y.permute(1, 2, 0).contiguous().view(len(x), *sides, -1).permute(0, 3, 1, 2)
-
-
-@cache
-def _places(
-    height: int,
-    width: int,
-    size: int,
-    stride: int,
-    dilation: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
-    """Return for every weight of a kernel which pixel it carries where, (k k, pixels in and out).
-
-    It is 1 at (weight, pixel in, pixel out) if the weight takes the one to the other, else 0.
-    """
-    eye = torch.eye(height * width, dtype=dtype, device="cpu").view(-1, 1, height, width)
-    padding = dilation * (size - 1) // 2
-    seen = F.unfold(eye, size, dilation, padding, stride)  # (pixels in, k k, pixels out)
-    return seen.transpose(0, 1).contiguous().to(device)
 
 
 class DepthwiseConv(nn.Module):

@@ -157,14 +157,15 @@ class SeparableConv(nn.Sequential):
     def __init__(
         self, channels: int, kernel: int, stride: int, norm: str, dilation: int = 1, times: int = 1
     ) -> None:
-        modules: list[nn.Module] = []
-        for time in range(times):
-            modules += [
-                RELU,
+        stages = [
+            (
                 DepthwiseConv(channels, kernel, stride if time == 0 else 1, dilation),
                 PointwiseConvNorm(channels, channels, norm),
-            ]
-        super().__init__(*modules)
+            )
+            for time in range(times)
+        ]
+        super().__init__(*(module for stage in stages for module in (RELU, *stage)))
+        self.stages = stages
 
 
 class Halve(nn.Module):

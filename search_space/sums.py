@@ -1,6 +1,5 @@
-"""The sum of a node: each of its large terms is added up in place as soon as it is there."""
+"""The sum of a node: each of its terms is added up in place as soon as it is there."""
 
-from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -25,42 +24,38 @@ class Scaled(NamedTuple):
     factor: Tensor
 
 
-def sum_of(terms: Iterable[Tensor | Scaled | Product]) -> Tensor:
-    """Return the sum of at least one term.
+class Sum:
+    """The sum of at least one term, all of one shape (B, C, H, W); none of them is changed."""
 
-    Parameters
-    ----------
-    terms : iterable
-        All of one shape (B, C, H, W). None is changed.
-    """
-    total: Tensor | None = None
-    ours = False
-    for term in _without_products(terms):
-        if isinstance(term, Scaled):
-            total = _AddScaled.apply(total if total is None or ours else total.clone(), *term)
-            ours = True
-        elif total is None:
-            total = term
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.ours = False  # whether nobody else sees the total
+        self.products: SumOfProducts | None = None
+
+    def add(self, term: Tensor | Scaled | Product) -> None:
+        """Add a term."""
+        if isinstance(term, Product):
+            if self.products is None:
+                self.products = SumOfProducts(term)
+            else:
+                self.products.add(term)
+        elif isinstance(term, Scaled):
+            if self.total is not None and not self.ours:
+                self.total = self.total.clone()
+            self.total = _AddScaled.apply(self.total, *term)
+            self.ours = True
+        elif self.total is None:
+            self.total = term
         else:
-            total, ours = total.add_(term) if ours else total + term, True
-    assert total is not None, "a node has at least one term"
-    return total
+            self.total = self.total.add_(term) if self.ours else self.total + term
+            self.ours = True
 
-
-def _without_products(
-    terms: Iterable[Tensor | Scaled | Product],
-) -> Iterator[Tensor | Scaled]:
-    """Yield the terms, all products as one at the end."""
-    products = None
-    for term in terms:
-        if not isinstance(term, Product):
-            yield term
-        elif products is None:
-            products = SumOfProducts(term)
-        else:
-            products.add(term)
-    if products is not None:
-        yield products.result()
+    def result(self) -> Tensor:
+        """Return the sum; it takes no more terms."""
+        if self.products is not None:
+            self.add(self.products.result())
+        assert self.total is not None, "a node has at least one term"
+        return self.total
 
 
 class _AddScaled(torch.autograd.Function):

@@ -11,7 +11,7 @@ the operations of a genotype alone.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .alphas import Mask, Topology
+from .bundles import bundle, is_small, kind
 from .operations import (
     OPERATIONS,
     RELU,
@@ -26,15 +27,19 @@ from .operations import (
     PointwiseConvNorm,
     ReLUConvNorm,
     Scalable,
+    SeparableConv,
     conv,
     make_norm,
 )
 from .pointwise import Product
 from .relaxation import Coefficients
-from .sums import Scaled, sum_of
+from .sums import Scaled, Sum
 
 #: Names and values of the weights of a network.
 Weights = dict[str, Tensor]
+
+#: An edge of a cell and the name of an operation on it.
+Place = tuple[int, str]
 
 #: For each cell type the edges in use with the names of their operations.
 Alive = Mapping[str, Mapping[int, tuple[str, ...]]]
@@ -123,7 +128,7 @@ class Step:
     def __call__(self, source: Source, factor: Tensor | None) -> Tensor | Scaled | Product:
         """Apply the operation to a state; `factor` (C,) multiplies the channels of the result.
 
-        What a node's sum can compute better for all its terms at once is left to it: see `sum_of`.
+        What a sum can compute better for all its terms at once is left to it: see :class:`Sum`.
         """
         x = source.state if self.shared is None else source.through(self.shared)
         for module in self.own:
@@ -149,6 +154,7 @@ class Cell(nn.Module):
     ) -> None:
         super().__init__()
         self.topology = shape.topology
+        self.columns = {name: column for column, name in enumerate(shape.topology.operations)}
         self.cell_type = cell_type
         self.channels = channels
         self.first: nn.Module = (
@@ -165,11 +171,13 @@ class Cell(nn.Module):
                 {name: OPERATIONS[name](channels, stride, shape.norm) for name in names}
             )
         self.inputs = Step(self.first), Step(self.second)
-        self.steps = {
-            (edge, name): Step(operation)
-            for edge in alive
-            for name, operation in self.edges[str(edge)].items()  # type: ignore[operator]
-        }
+        self.steps: dict[Place, Step] = {}
+        self.separable: dict[Place, SeparableConv] = {}
+        for edge in alive:
+            for name, operation in self.edges[str(edge)].items():  # type: ignore[operator]
+                self.steps[edge, name] = Step(operation)
+                if isinstance(operation, SeparableConv):
+                    self.separable[edge, name] = operation
 
     def forward(
         self,
@@ -180,25 +188,52 @@ class Cell(nn.Module):
     ) -> Tensor:
         """Compute the output (B, N * channels, H', W') from those of the two cells before."""
         first, second = self.inputs
-        sources = [Source(sum_of([first(before, None)])), Source(sum_of([second(last, None)]))]
+        sums = [Sum() for _ in self.topology.leaving]
+        sums[0].add(first(before, None))
+        sums[1].add(second(last, None))
         factors = self._factors(coefficients)
-        for edges in self.topology.node_edges:
-            terms = (
-                self.steps[edge, name](sources[self.topology.edges[edge][1]], factors(edge, name))
-                for edge in edges
-                for name in alive.get(edge, ())
-            )
-            sources.append(Source(sum_of(terms)))
-        return torch.cat([source.state for source in sources[2:]], dim=1)
+        states = []
+        for number, edges in enumerate(self.topology.leaving):
+            source = Source(sums[number].result())
+            states.append(source.state)
+            places = [(edge, name) for edge in edges for name in alive.get(edge, ())]
+            together = [p for p in places if p in self.separable] if is_small(source.state) else []
+            for place in places:
+                if place not in together:
+                    sums[self._end(place)].add(self.steps[place](source, factors(place)))
+            if together:
+                for end, total in self._bundle(source, together, coefficients):
+                    sums[end].add(total)
+        return torch.cat(states[2:], dim=1)
 
-    def _factors(self, coefficients: Tensor | None) -> Callable[[int, str], Tensor | None]:
+    def _end(self, place: Place) -> int:
+        """Return the number of the state to which an edge leads."""
+        return 2 + self.topology.edges[place[0]][0]
+
+    def _bundle(
+        self, source: Source, places: list[Place], coefficients: Tensor | None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Compute separable convolutions of a state; yield the sums of states that they lead to."""
+        places = sorted(places, key=lambda place: kind(self.separable[place]))
+        ends = sorted({self._end(place) for place in places})
+        rows = torch.tensor([ends.index(self._end(place)) for place in places])
+        weights = source.state.new_zeros(len(ends), len(places))
+        if coefficients is None:
+            values = weights.new_ones(())
+        else:
+            edges = torch.tensor([edge for edge, _ in places])
+            values = coefficients[edges, torch.tensor([self.columns[name] for _, name in places])]
+        weights = weights.index_put((rows, torch.arange(len(places))), values)
+        convs = [self.separable[place] for place in places]
+        yield from zip(ends, bundle(source.through(RELU), convs, weights).unbind(), strict=True)
+
+    def _factors(self, coefficients: Tensor | None) -> Callable[[Place], Tensor | None]:
         """Return a function to the factors (C,) of an operation on an edge."""
         if coefficients is None:
-            return lambda edge, name: None
-        columns = {name: column for column, name in enumerate(self.topology.operations)}
+            return lambda place: None
         wide = coefficients[..., None].expand(*coefficients.shape, self.channels).contiguous()
         rows = [row.unbind() for row in wide.unbind()]
-        return lambda edge, name: rows[edge][columns[name]]
+        return lambda place: rows[place[0]][self.columns[place[1]]]
 
 
 class Network(nn.Module):
