@@ -89,7 +89,7 @@ def task_learner(
         gradient = _clipped(gradient, clip)
         steps = [rates.weights] * len(theta.weights) + [rates.alphas] * 4
         tensors = [
-            value - step * slope
+            torch.sub(value, slope, alpha=step)
             for value, slope, step in zip(adapted.tensors(), gradient.tensors(), steps, strict=True)
         ]
         adapted = theta.with_tensors(tensors)
@@ -219,8 +219,8 @@ def _gradient(loss: Tensor, theta: Parameters, create_graph: bool) -> Parameters
 def _clipped(gradient: Parameters, clip: float) -> Parameters:
     """Scale the gradient of the weights to a norm of at most `clip`; the alphas' stays."""
     slopes = list(gradient.weights.values())
-    # One by one: neither PyTorch's own clipping nor its foreach norms have a second derivative.
-    norm = torch.stack([torch.linalg.vector_norm(slope) for slope in slopes]).norm()
+    # Neither PyTorch's own clipping nor its foreach functions have a second derivative.
+    norm = torch.cat([slope.flatten() for slope in slopes]).norm()
     scale = (clip / (norm + 1e-12)).clamp(max=1.0)
     scaled = [slope * scale for slope in slopes]
     return Parameters(dict(zip(gradient.weights, scaled, strict=True)), gradient.alphas)

@@ -1,26 +1,26 @@
 """Separable convolutions that start at one state, computed together where images are small.
 
-On planes of few pixels each call to a library costs more than what it computes. There a depthwise
-convolution is one matrix for each channel, which takes the pixels of an image to those of the
-result, whatever the kernel's size and dilation. So all G separable convolutions that leave a state,
-on all its edges, are a few batched products (B images, P pixels, C channels):
+On planes of few pixels each call to a library costs more than what it computes. There the row of a
+depthwise convolution's result is the product of the rows around it, side by side, with a matrix for
+each channel, whatever the kernel's size and dilation:
 
-    x (C, B, P)  ->  depthwise (G, C, B, P')  ->  pointwise (G, C, B P')  ->  normalised
+    y[b, i, :] = (x[b, i - reach, :], ..., x[b, i + reach, :]) T        T ((2 reach + 1) W, W')
 
-once more for those that are applied twice, and last a product with their coefficients, which adds
-up what each node gets.
+So all G separable convolutions that leave a state, on all its edges, are a few batched products for
+their depthwise parts, one for their pointwise parts and one norm; once more for those that are
+applied twice; and last a product with their coefficients, which adds up what each node gets.
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import cache
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .depthwise import DepthwiseConv
-from .operations import Norm, PointwiseConvNorm, SeparableConv
+from .operations import Norm, SeparableConv, SeparableStage, normalise
 
 SMALL = 2**15  # numbers in a state for which the calls cost more than what they compute
 SMALL_PLANE = 64  # pixels
@@ -55,60 +55,69 @@ def bundle(x: Tensor, convs: Sequence[SeparableConv], coefficients: Tensor) -> T
     Tensor
         (N, B, C, H', W'), one sum for each row of the coefficients, channels innermost in memory.
     """
-    count, channels, *sides = x.shape
-    y = _stage(x.flatten(2).transpose(0, 1), sides, [conv.stages[0] for conv in convs])
-    sides = [-(-side // convs[0].stages[0][0].stride) for side in sides]
+    y = _stage(x.transpose(0, 1)[None], [conv.stages[0] for conv in convs])
     if again := [conv.stages[1] for conv in convs if len(conv.stages) > 1]:
-        once = len(convs) - len(again)
-        y = torch.cat([y[:once], _stage(y[once:].relu(), sides, again)])
-    sums = (coefficients @ y.flatten(1)).view(-1, channels, count, *sides)
+        once, twice = torch.split(y, [len(convs) - len(again), len(again)])
+        y = torch.cat([once, _stage(twice.relu(), again)])
+    sums = (coefficients @ y.flatten(1)).view(-1, *y.shape[1:])
     return sums.permute(0, 2, 3, 4, 1).contiguous().permute(0, 1, 4, 2, 3)
 
 
-def _stage(
-    x: Tensor, sides: Sequence[int], stages: Sequence[tuple[DepthwiseConv, PointwiseConvNorm]]
-) -> Tensor:
-    """Apply a depthwise and a pointwise convolution and a norm; return (G, C, B, P').
+def _stage(x: Tensor, stages: Sequence[SeparableStage]) -> Tensor:
+    """Apply a depthwise and a pointwise convolution and a norm; return (G, C, B, H', W').
 
-    The input is one for all, (C, B, P), or one for each, (G, C, B, P).
+    The input is one for all, (1, C, B, H, W), or one for each, (G, C, B, H, W).
     """
-    spread = x @ _matrices([depthwise for depthwise, _ in stages], sides)
-    mixing = torch.stack([pointwise.weight.flatten(1) for _, pointwise in stages])
-    mixed = torch.bmm(mixing, spread.flatten(2)).view_as(spread)
-    return _normalised(mixed, stages[0][1].norm)
+    convs = [stage.depthwise for stage in stages]
+    count, height, width = x.shape[2:]
+    stride = convs[0].stride
+    # Rows further away than the plane is high are all margin.
+    reach = min(height - 1, max(conv.dilation * (conv.weight.shape[-1] // 2) for conv in convs))
+    rows = F.pad(x, (0, 0, reach, reach)).unfold(3, 2 * reach + 1, stride)  # (., C, B, H', W, R)
+    rows = rows.transpose(4, 5).flatten(4).flatten(2, 3)  # (., C, B H', R W)
+    matrices = _matrices(convs, width, reach)
+    product = "ucbr,gcrw->gcbw" if len(x) == 1 else "gcbr,gcrw->gcbw"
+    spread = torch.einsum(product, rows, matrices)  # (G, C, B H', W')
+    mixing = torch.cat([stage.pointwise.weight for stage in stages])
+    mixed = torch.bmm(mixing.view(*spread.shape[:2], -1), spread.flatten(2))
+    shape = (*spread.shape[:2], count, -1, spread.shape[3])
+    return _normalised(mixed, count, stages[0].pointwise.norm).view(shape)
 
 
-def _matrices(convs: Sequence[DepthwiseConv], sides: Sequence[int]) -> Tensor:
-    """Return the matrices (G, C, P, P') of depthwise convolutions."""
+def _matrices(convs: Sequence[DepthwiseConv], width: int, reach: int) -> Tensor:
+    """Return the matrices T of depthwise convolutions, (G, C, (2 reach + 1) W, W')."""
     parts = []
-    for (size, stride, dilation), own in groupby(
+    for (size, stride, dilation), own in itertools.groupby(
         convs, key=lambda conv: (conv.weight.shape[-1], conv.stride, conv.dilation)
     ):
-        kernels = torch.stack([conv.weight.flatten(1) for conv in own])
-        places = _places(*sides, size, stride, dilation, kernels.dtype)
-        parts.append((kernels @ places.flatten(1)).view(*kernels.shape[:2], *places.shape[1:]))
-    return torch.cat(parts)
+        kernels = torch.cat([conv.weight for conv in own]).flatten(1)
+        places = _places(width, reach, size, stride, dilation, kernels.dtype)
+        parts.append(kernels @ places.flatten(1))
+    return torch.cat(parts).view(len(convs), -1, *places.shape[1:])
 
 
 @cache
 def _places(
-    height: int, width: int, size: int, stride: int, dilation: int, dtype: torch.dtype
+    width: int, reach: int, size: int, stride: int, dilation: int, dtype: torch.dtype
 ) -> Tensor:
-    """Return for every weight of a kernel which pixel it carries where, (k k, P, P').
+    """Return for every weight of a kernel which pixel it carries where, (k k, R W, W').
 
     It is 1 at (weight, pixel in, pixel out) if the weight takes the one to the other, else 0.
     """
-    eye = torch.eye(height * width, dtype=dtype).view(-1, 1, height, width)
-    padding = dilation * (size // 2)
-    seen = F.unfold(eye, size, dilation, padding, stride)  # (P, k k, P')
-    return seen.transpose(0, 1).contiguous()
+    outputs = -(-width // stride)
+    places = torch.zeros(size, size, 2 * reach + 1, width, outputs, dtype=dtype)
+    for row, column in itertools.product(range(size), repeat=2):
+        above = reach + dilation * (row - size // 2)
+        for end in range(outputs):
+            start = end * stride + dilation * (column - size // 2)
+            if 0 <= above <= 2 * reach and 0 <= start < width:
+                places[row, column, above, start, end] = 1
+    return places.view(size * size, -1, outputs)
 
 
-def _normalised(x: Tensor, norm: Norm) -> Tensor:
-    """Normalise (G, C, B, P), each of the G on its own."""
-    many, channels, count, pixels = x.shape
+def _normalised(x: Tensor, count: int, norm: Norm) -> Tensor:
+    """Normalise (G, C, B P), each of the G on its own."""
     if norm.groups is None:
-        return norm(x.view(1, many * channels, count * pixels)).view_as(x)  # type: ignore[no-any-return]
-    images = x.flatten(0, 1).transpose(0, 1)
-    normalised = torch.group_norm(images, many * norm.groups)
-    return normalised.transpose(0, 1).reshape(x.shape)
+        return normalise(x.flatten(0, 1)[None], None)
+    images = x.view(-1, count, x.shape[2] // count).transpose(0, 1)  # (B, G C, P)
+    return normalise(images, len(x) * norm.groups).transpose(0, 1).contiguous()

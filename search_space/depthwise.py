@@ -25,6 +25,7 @@ from torch.nn.grad import conv2d_weight
 
 from .subsampling import subsample
 
+SMALL = 2**16  # numbers in an image for which more calls cost more than they spare
 COLUMNS = 3  # of a kernel, for which the convolution library is fast
 
 
@@ -67,7 +68,7 @@ def _weight_gradient(
 ) -> Tensor:
     size = shape[-1]
     coarse = all(side % dilation == 0 and side // dilation >= size for side in x.shape[2:])
-    if not coarse or (dilation > 1 and stride > 1):
+    if not coarse or (dilation > 1 and stride > 1) or x.numel() <= SMALL:
         return _weight_gradient_by_images(slope, x, size, stride, dilation)
     if dilation == 1:
         return _weight_gradient_by_columns(slope, x, size, stride)
@@ -147,14 +148,23 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     Tensor
         (B, C, ceil(H / stride), ceil(W / stride)).
     """
-    kernel = weight.shape[-1]
     if x.device.type == "cpu":
+        weight = _that_see(weight, max(x.shape[2:]), dilation)
+        kernel = weight.shape[-1]
         if stride == dilation > 1:
             x = subsample(x, stride)
             stride = dilation = 1
         if kernel > 3 or dilation > 1:
             return _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
-    return F.conv2d(x, weight, None, stride, dilation * (kernel // 2), dilation, len(weight))
+    return F.conv2d(
+        x, weight, None, stride, dilation * (weight.shape[-1] // 2), dilation, len(weight)
+    )
+
+
+def _that_see(weight: Tensor, side: int, dilation: int) -> Tensor:
+    """Leave out the margin of kernels that never meets a pixel of an image of this side."""
+    margin = weight.shape[-1] // 2 - (side - 1) // dilation
+    return weight[:, :, margin:-margin, margin:-margin] if margin > 0 else weight
 
 
 class DepthwiseConv(nn.Module):

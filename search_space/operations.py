@@ -18,6 +18,7 @@ object on all edges (see :func:`functools.cache`) is computed once for all that 
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -80,9 +81,14 @@ class Norm(Scalable):
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """Normalise `x` (B, C, H, W) to mean 0 and variance 1, times a factor (C,)."""
-        if self.groups is None:
-            return F.batch_norm(x, None, None, factor, training=True)
-        return torch.group_norm(x, self.groups, factor)
+        return normalise(x, self.groups, factor)
+
+
+def normalise(x: Tensor, groups: int | None, factor: Tensor | None = None) -> Tensor:
+    """Normalise `x` (B, C, H, W) to mean 0 and variance 1; see :class:`Norm`."""
+    if groups is None:
+        return F.batch_norm(x, None, None, factor, training=True)
+    return torch.group_norm(x, groups, factor)
 
 
 @cache
@@ -151,6 +157,13 @@ class ReLUConvNorm(nn.Sequential):
         super().__init__(RELU, PointwiseConvNorm(inputs, outputs, norm))
 
 
+class SeparableStage(NamedTuple):
+    """What is behind a ReLU of a separable convolution."""
+
+    depthwise: DepthwiseConv
+    pointwise: PointwiseConvNorm
+
+
 class SeparableConv(nn.Sequential):
     """ReLU, depthwise convolution, pointwise convolution, normalisation; once or twice over."""
 
@@ -158,7 +171,7 @@ class SeparableConv(nn.Sequential):
         self, channels: int, kernel: int, stride: int, norm: str, dilation: int = 1, times: int = 1
     ) -> None:
         stages = [
-            (
+            SeparableStage(
                 DepthwiseConv(channels, kernel, stride if time == 0 else 1, dilation),
                 PointwiseConvNorm(channels, channels, norm),
             )
