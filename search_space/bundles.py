@@ -8,7 +8,8 @@ each channel, whatever the kernel's size and dilation:
 
 So all G separable convolutions that leave a state, on all its edges, are a few batched products for
 their depthwise parts, one for their pointwise parts and one norm; once more for those that are
-applied twice; and last a product with their coefficients, which adds up what each node gets.
+applied twice; and last a product of these and whatever else leaves the state with their coefficients,
+which adds up what each node gets.
 """
 
 import itertools
@@ -22,7 +23,7 @@ from torch import Tensor
 from .depthwise import DepthwiseConv
 from .operations import Norm, SeparableConv, SeparableStage, normalise
 
-SMALL = 2**15  # numbers in a state for which the calls cost more than what they compute
+SMALL = 2**14  # numbers in a state for which the calls cost more than what they compute
 SMALL_PLANE = 64  # pixels
 
 
@@ -38,17 +39,21 @@ def kind(conv: SeparableConv) -> tuple[int, int, int]:
     return len(conv.stages), first.weight.shape[-1], first.dilation
 
 
-def bundle(x: Tensor, convs: Sequence[SeparableConv], coefficients: Tensor) -> Tensor:
-    """Return weighted sums of separable convolutions of one state.
+def bundle(
+    x: Tensor, convs: Sequence[SeparableConv], others: Sequence[Tensor], coefficients: Tensor
+) -> Tensor:
+    """Return weighted sums of separable convolutions of one state, and of other tensors.
 
     Parameters
     ----------
     x : Tensor
         (B, C, H, W), the state behind its ReLU.
     convs : sequence of SeparableConv
-        G of them, sorted by :func:`kind`, all of the same channels, stride and norm.
+        G of them, at least one, sorted by :func:`kind`, all of the same channels, stride and norm.
+    others : sequence of Tensor
+        (B, C, H', W').
     coefficients : Tensor
-        (N, G).
+        (N, G + number of others).
 
     Returns
     -------
@@ -59,6 +64,7 @@ def bundle(x: Tensor, convs: Sequence[SeparableConv], coefficients: Tensor) -> T
     if again := [conv.stages[1] for conv in convs if len(conv.stages) > 1]:
         once, twice = torch.split(y, [len(convs) - len(again), len(again)])
         y = torch.cat([once, _stage(twice.relu(), again)])
+    y = torch.cat([y, *(other.transpose(0, 1)[None] for other in others)])
     sums = (coefficients @ y.flatten(1)).view(-1, *y.shape[1:])
     return sums.permute(0, 2, 3, 4, 1).contiguous().permute(0, 1, 4, 2, 3)
 

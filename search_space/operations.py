@@ -108,7 +108,9 @@ def make_norm(channels: int, norm: str) -> Norm:
     return Norm(math.gcd(channels, max(1, channels // 4)))  # of 4 channels, where that divides
 
 
-RELU = nn.ReLU()  # one object, by which a cell sees that operations begin alike
+# One object each, by which a cell sees that operations begin alike.
+RELU = nn.ReLU()
+IDENTITY = nn.Identity()
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -258,7 +260,7 @@ def avg_pool_3x3(channels: int, stride: int, norm: str) -> nn.Module:
 @register("skip_connect")
 def skip_connect(channels: int, stride: int, norm: str) -> nn.Module:
     """Identity, or a factorized reduction where the size is halved."""
-    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, norm)
+    return IDENTITY if stride == 1 else FactorizedReduce(channels, channels, norm)
 
 
 @register("sep_conv_3x3")

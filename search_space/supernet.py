@@ -21,6 +21,7 @@ from torch.func import functional_call
 from .alphas import Mask, Topology
 from .bundles import bundle, is_small, kind
 from .operations import (
+    IDENTITY,
     OPERATIONS,
     RELU,
     FactorizedReduce,
@@ -118,19 +119,24 @@ class Step:
     def __init__(self, operation: nn.Module) -> None:
         own = list(operation) if isinstance(operation, nn.Sequential) else [operation]
         if next(operation.parameters(), None) is None:
-            self.shared: nn.Module | None = operation
+            self.shared: nn.Module = operation
             own = []
         else:
-            self.shared = own.pop(0) if own[0] is RELU else None
+            self.shared = own.pop(0) if own[0] is RELU else IDENTITY
         self.last = own.pop() if own and isinstance(own[-1], Scalable) else None
         self.own = own
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether nothing but its factor is the operation's own."""
+        return self.last is None and not self.own
 
     def __call__(self, source: Source, factor: Tensor | None) -> Tensor | Scaled | Product:
         """Apply the operation to a state; `factor` (C,) multiplies the channels of the result.
 
         What a sum can compute better for all its terms at once is left to it: see :class:`Sum`.
         """
-        x = source.state if self.shared is None else source.through(self.shared)
+        x = source.through(self.shared)
         for module in self.own:
             x = module(x)
         if isinstance(self.last, PointwiseConvNorm):
@@ -197,13 +203,13 @@ class Cell(nn.Module):
             source = Source(sums[number].result())
             states.append(source.state)
             places = [(edge, name) for edge in edges for name in alive.get(edge, ())]
-            together = [p for p in places if p in self.separable] if is_small(source.state) else []
-            for place in places:
-                if place not in together:
-                    sums[self._end(place)].add(self.steps[place](source, factors(place)))
-            if together:
+            if is_small(source.state) and any(place in self.separable for place in places):
+                together = [p for p in places if p in self.separable or self.steps[p].is_shared]
+                places = [place for place in places if place not in together]
                 for end, total in self._bundle(source, together, coefficients):
                     sums[end].add(total)
+            for place in places:
+                sums[self._end(place)].add(self.steps[place](source, factors(place)))
         return torch.cat(states[2:], dim=1)
 
     def _end(self, place: Place) -> int:
@@ -213,19 +219,28 @@ class Cell(nn.Module):
     def _bundle(
         self, source: Source, places: list[Place], coefficients: Tensor | None
     ) -> Iterator[tuple[int, Tensor]]:
-        """Compute separable convolutions of a state; yield the sums of states that they lead to."""
-        places = sorted(places, key=lambda place: kind(self.separable[place]))
+        """Compute many operations on a state; yield for each state they lead to their sum."""
+        convs = sorted(self.separable.keys() & places, key=lambda p: (kind(self.separable[p]), p))
+        others = [place for place in places if place not in self.separable]
+        shared = list(dict.fromkeys(self.steps[place].shared for place in others))
+        of_others = [len(convs) + shared.index(self.steps[place].shared) for place in others]
+        places = convs + others
         ends = sorted({self._end(place) for place in places})
-        rows = torch.tensor([ends.index(self._end(place)) for place in places])
-        weights = source.state.new_zeros(len(ends), len(places))
+        weights = source.state.new_zeros(len(ends), len(convs) + len(shared))
         if coefficients is None:
             values = weights.new_ones(())
         else:
             edges = torch.tensor([edge for edge, _ in places])
             values = coefficients[edges, torch.tensor([self.columns[name] for _, name in places])]
-        weights = weights.index_put((rows, torch.arange(len(places))), values)
-        convs = [self.separable[place] for place in places]
-        yield from zip(ends, bundle(source.through(RELU), convs, weights).unbind(), strict=True)
+        rows = torch.tensor([ends.index(self._end(place)) for place in places])
+        columns = torch.tensor([*range(len(convs)), *of_others])
+        totals = bundle(
+            source.through(RELU),
+            [self.separable[place] for place in convs],
+            [source.through(module) for module in shared],
+            weights.index_put((rows, columns), values),
+        )
+        yield from zip(ends, totals.unbind(), strict=True)
 
     def _factors(self, coefficients: Tensor | None) -> Callable[[Place], Tensor | None]:
         """Return a function to the factors (C,) of an operation on an edge."""
