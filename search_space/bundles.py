@@ -8,7 +8,7 @@ each channel, whatever the kernel's size and dilation:
 
 So all G separable convolutions that leave a state, on all its edges, are a few batched products for
 their depthwise parts, one for their pointwise parts and one norm; once more for those that are
-applied twice; and last a product of these and whatever else leaves the state with their coefficients,
+applied twice; and last a product of these, and whatever else leaves the state, with coefficients,
 which adds up what each node gets.
 """
 
