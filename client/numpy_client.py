@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.experiment import Experiment
 from experiments.randomness import torch_generator
-from search_space.alphas import Noise
+from search_space.alphas import Alphas, Noise
 from search_space.prediction import Relaxed, evaluate, loss_and_accuracy
 from strategies import wire
 
@@ -160,7 +160,10 @@ class MetaClient(NumPyClient):
         return InnerRates(settings.inner_lr, alphas)
 
     def _theta(self, parameters: list[Any]) -> Parameters:
-        weights, alphas = wire.from_arrays(dict(zip(self.keys, parameters, strict=True)))
+        # Where all is decided no alphas are sent, and any will do.
+        arrays = wire.to_arrays({}, Alphas.equal(self.experiment.topology))
+        arrays |= dict(zip(self.keys, parameters, strict=True))
+        weights, alphas = wire.from_arrays(arrays)
         device = self.experiment.device
         weights = {name: tensor.to(device) for name, tensor in weights.items()}
         return Parameters(weights, alphas.to(device))

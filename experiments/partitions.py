@@ -31,6 +31,11 @@ class Split:
     query: Indices
     test: Indices
 
+    @property
+    def size(self) -> int:
+        """Number of images in all."""
+        return len(self.support) + len(self.query) + len(self.test)
+
 
 @dataclass(frozen=True)
 class Plan:

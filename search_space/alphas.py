@@ -124,6 +124,11 @@ class Alphas(PerCell):
     """Logits alpha of the operations and beta of the input pairs; shared by all cells of a type."""
 
     @staticmethod
+    def equal(topology: Topology) -> "Alphas":
+        """Return logits that prefer nothing: all zero."""
+        return Alphas(*(torch.zeros(shape) for shape in _shapes(topology)))
+
+    @staticmethod
     def initial(topology: Topology, generator: torch.Generator) -> "Alphas":
         """Return small random logits, normal with standard deviation 0.001 (as DARTS)."""
         shapes = _shapes(topology)
@@ -165,6 +170,11 @@ class Mask(PerCell):
             }
             for cell_type in CELL_TYPES
         }
+
+    def is_one_hot(self, topology: Topology) -> bool:
+        """Return whether one operation an edge in use and one pair a node are left."""
+        edges = sum(len(edges) for edges in self.alive(topology).values())
+        return self.counts() == (edges, len(CELL_TYPES) * topology.nodes)
 
     def counts(self) -> tuple[int, int]:
         """Return how many operations and how many pairs are alive, both cell types together."""

@@ -50,10 +50,8 @@ class Relaxed:
 
     @cached_property
     def decided(self) -> bool:
-        """Whether the mask is one-hot: one operation an edge in use, one pair a node."""
-        edges = sum(len(edges) for edges in self.alive.values())
-        nodes = len(CELL_TYPES) * self.shape.topology.nodes
-        return self.mask.counts() == (edges, nodes)
+        """Whether the mask is one-hot, so that alphas say nothing more."""
+        return self.mask.is_one_hot(self.shape.topology)
 
     @cached_property
     def _mask(self) -> Mask:

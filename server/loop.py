@@ -151,7 +151,7 @@ def _run_round(
     settings = experiment.settings
     started = time.perf_counter()
     drawn = draw(settings.clients, settings.drawn, settings.seed, server_round)
-    view = PartitionGrid(grid, drawn, settings.engine.timeout)
+    view = _view(grid, experiment, drawn)
     messages = strategy.configure_train(server_round, arrays, ConfigRecord(), view)
     sent = time.perf_counter()
     replies = view.send_and_receive(messages)
@@ -168,7 +168,7 @@ def _run_round(
         test_loss, test_accuracy = evaluate_supernet(experiment, weights, alphas, mask, tau)
     served = time.perf_counter()
     if due and server_round < settings.rounds:
-        everyone = PartitionGrid(grid, range(settings.clients), settings.engine.timeout)
+        everyone = _view(grid, experiment, range(settings.clients))
         config = wire.round_config(tau, mask)
         client_accuracy = evaluate_clients(everyone, arrays, server_round, config)
     ended = time.perf_counter()
@@ -229,11 +229,17 @@ def _finish(
         "macs": count_macs(genotype, experiment.dataset.test.images.shape[1:3]),
     }
     for group, partitions in groups.items():
-        view = PartitionGrid(grid, partitions, settings.engine.timeout)
+        view = _view(grid, experiment, partitions)
         measured = evaluate_clients(view, final, settings.rounds, config)
         summary[f"{group}_accuracy_before"] = asdict(measured.before)
         summary[f"{group}_accuracy_after"] = asdict(measured.after)
     return SearchResult(genotype, weights, summary)
+
+
+def _view(grid: Grid, experiment: Experiment, partitions: Sequence[int]) -> PartitionGrid:
+    """Return a view of some clients, the largest first: none is left to wait for at the end."""
+    largest_first = sorted(partitions, key=lambda client: -experiment.parts[client].size)
+    return PartitionGrid(grid, largest_first, experiment.settings.engine.timeout)
 
 
 def _mask(strategy: Strategy, experiment: Experiment) -> Mask:

@@ -32,7 +32,7 @@ class PartitionGrid(Grid):
     grid : Grid
         The grid of the run.
     partitions : sequence of int
-        The clients a strategy can see.
+        The clients a strategy can see, those first that are to be sent their messages first.
     timeout : float
         Seconds to wait for all replies.
 
@@ -119,8 +119,9 @@ class PartitionGrid(Grid):
         nodes = sorted(self.grid.get_node_ids())
         if not nodes:
             raise ClientError("no node is connected")
+        order = {client: place for place, client in enumerate(self.partitions)}
         outgoing, clients = [], []
-        for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
+        for message in sorted(messages, key=lambda m: order[m.metadata.dst_node_id]):
             client = message.metadata.dst_node_id
             addressed = RecordDict(dict(message.content.items()))
             key = next(iter(message.content.config_records), "config")

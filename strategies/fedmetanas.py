@@ -84,12 +84,18 @@ class FedMetaNAS(FedAvg):
         self.weights_rule = RULES[weights_rule]
         self.alphas_rule = RULES[alphas_rule]
         self.mask = Mask.full(plan.shape.topology)
+        self.kept: dict[str, AnyArray] = {}  # arrays of this round that were not sent
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send what is alive, the temperature and the mask to every node."""
+        """Send what is alive, the temperature and the mask to every node.
+
+        Once the mask is one-hot the alphas do nothing and do not change: they stay here.
+        """
         config.update(wire.round_config(self.plan.schedule(server_round), self.mask))
+        decided = self.mask.is_one_hot(self.plan.shape.topology)
+        arrays, self.kept = wire.without_alphas(arrays) if decided else (arrays, {})
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -109,7 +115,7 @@ class FedMetaNAS(FedAvg):
         clients = [wire.from_record(record) for record in records]
         weights, alphas = wire.split(clients[0])
         arrays = aggregate(self.weights_rule, weights, clients, examples)
-        arrays |= aggregate(self.alphas_rule, alphas, clients, examples)
+        arrays |= aggregate(self.alphas_rule, alphas, clients, examples) | self.kept
         self.prune(server_round, arrays)
         return wire.to_record(arrays), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 

@@ -1,8 +1,9 @@
 """The wire format: which arrays and settings of the round a message carries, by name.
 
 One ArrayRecord a message with the keys ``weights/<name>`` and ``alphas/<name>``, so that any of
-Flower's strategies can aggregate it. The weights of pruned operations are not in it. One
-ConfigRecord with ``server-round`` and, from a strategy that searches, ``tau`` and ``mask/<name>``.
+Flower's strategies can aggregate it. The weights of pruned operations are not in it, nor, once all
+is decided, the alphas. One ConfigRecord with ``server-round`` and, from a strategy that searches,
+``tau`` and ``mask/<name>``.
 """
 
 from collections.abc import Collection, Mapping
@@ -68,6 +69,13 @@ def to_record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:
 def from_record(record: ArrayRecord) -> dict[str, AnyArray]:
     """Return the arrays of a record."""
     return {key: from_array(array) for key, array in record.items()}
+
+
+def without_alphas(record: ArrayRecord) -> tuple[ArrayRecord, dict[str, AnyArray]]:
+    """Return a record without its arrays of alphas, and those."""
+    weights, alphas = split(record.keys())
+    rest = ArrayRecord({key: record[key] for key in weights})
+    return rest, {key: from_array(record[key]) for key in alphas}
 
 
 def round_config(tau: float, mask: Mask) -> dict[str, Any]:

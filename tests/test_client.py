@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.client import NumPyClient
-from tiny import experiment_of
+from tiny import experiment_of, random_alphas
 
 from client.local_data import augmented, batches
 from client.numpy_client import MetaClient
@@ -17,6 +17,8 @@ from experiments.datasets import Images
 from experiments.experiment import Experiment
 from search_space.alphas import Mask
 from search_space.operations import OPERATIONS
+from search_space.pruning import final_cut
+from search_space.supernet import alive_names
 from strategies import wire
 
 Arrays = list[np.ndarray[Any, Any]]
@@ -400,6 +402,24 @@ def test_pruned_weights_are_neither_needed_nor_sent_back() -> None:
     moves = {k: bits([a]) != bits([t]) for (k, a), t in zip(alive.items(), trained, strict=True)}
     assert not moves["alphas/op_reduce"]  # nothing is left to choose
     assert moves["alphas/op_normal"]
+
+
+def test_where_all_is_decided_alphas_need_not_be_sent() -> None:
+    opened = experiment()
+    alphas = random_alphas(opened, seed=3)
+    mask = final_cut(alphas, Mask.full(opened.topology), opened.topology)
+    weights, _ = opened.initial_parameters()
+    names = alive_names(opened.shape, list(weights), mask.alive(opened.topology))
+    arrays = wire.to_arrays({name: weights[name] for name in names}, alphas)
+    sent = {key: array for key, array in arrays.items() if not key.startswith(wire.ALPHAS)}
+    config = {"server-round": 2, **wire.round_config(0.5, mask)}
+
+    expected, _, _ = MetaClient(opened, CLIENT, list(arrays)).fit(list(arrays.values()), config)
+    trained, _, _ = MetaClient(opened, CLIENT, list(sent)).fit(list(sent.values()), config)
+
+    assert len(trained) == len(sent)
+    assert bits(trained) == bits(expected[: len(sent)])
+    assert bits(trained) != bits(list(sent.values()))
 
 
 def test_a_strategy_that_sends_neither_tau_nor_mask_gets_the_schedule() -> None:

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from helpers import generator
 
-from search_space.depthwise import depthwise
+from search_space.depthwise import SMALL, depthwise
 
-SIZES = ((7, 8), (4, 2), (9, 11), (23, 3))  # the latter two have more than 64 pixels
+SIZES = ((7, 8), (4, 2), (9, 11), (23, 3))
 CASES = [(k, s, d, size) for k in (3, 5) for s in (1, 2) for d in (1, 2) for size in SIZES]
 
 
@@ -33,6 +33,33 @@ def test_value_and_gradients_are_pytorchs(
     ours = torch.autograd.grad((result * direction).sum(), [x, weight])
     theirs = torch.autograd.grad((expected * direction).sum(), [x, weight])
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (7, 1), (3, 2), (5, 2), (3, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_so_they_are_where_columns_and_coarser_images_are_faster(
+    kernel: int, stride: int, dilation: int
+) -> None:
+    source = generator(kernel)
+    x = torch.randn(3, 24, 30, 36, generator=source, dtype=torch.float64).requires_grad_()
+    assert x.numel() > SMALL
+    weight = torch.randn(24, 1, kernel, kernel, generator=source, dtype=torch.float64)
+    weight.requires_grad_()
+    padding = dilation * (kernel // 2)
+    expected = F.conv2d(x, weight, None, stride, padding, dilation, groups=24)
+    direction = torch.randn(expected.shape, generator=source, dtype=torch.float64)
+
+    result = depthwise(x, weight, stride, dilation)
+
+    torch.testing.assert_close(result, expected)
+    ours = torch.autograd.grad((result * direction).sum(), [x, weight], create_graph=True)
+    theirs = torch.autograd.grad((expected * direction).sum(), [x, weight], create_graph=True)
+    torch.testing.assert_close(ours, theirs)
+    turns = [torch.randn(t.shape, generator=source, dtype=torch.float64) for t in ours]
+    again, expected_again = (
+        torch.autograd.grad(grads, [x, weight], turns) for grads in (ours, theirs)
+    )
+    torch.testing.assert_close(again, expected_again)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation", "size"), CASES[::3])

@@ -9,23 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam
 from safetensors.torch import load_file
 from tiny import context_of, experiment_of, run_search, same_bits, settings_of
 
 from experiments.datasets import DATASETS, FOLDERS, Dataset, Images, Source
 from experiments.datasets import register as register_dataset
+from experiments.engines import CLIENT_APP, AppByName
+from experiments.experiment import open_experiment
 from experiments.inline_engine import InlineGrid
 from experiments.main import main
 from experiments.results import GENOTYPE, METRICS, SETTINGS, SUMMARY, WEIGHTS, read_summary
 from experiments.settings import from_yaml
 from search_space.genotype import Genotype
 from server.evaluation import Spread, evaluate_network
-from server.loop import RoundResult, SearchResult
+from server.loop import RoundResult, SearchResult, search
 from server.partition_grid import ClientError, PartitionGrid, draw
 from server.record import Record
 from strategies import wire
+from strategies.fedmetanas import FedMetaNAS
 from strategies.registry import make_strategy
 
 # The view of the grid
@@ -124,6 +127,15 @@ def test_a_client_stays_with_its_node_whoever_else_is_drawn() -> None:
 
     placed = [(partition_of(m), m.metadata.dst_node_id) for m in network.asked]
     assert placed == [(2, 30), (4, 20), (1, 20), (4, 20), (5, 30)]
+
+
+def test_messages_go_out_in_the_views_order_and_come_back_sorted() -> None:
+    network = Network([77], echo)
+
+    answered = ask(PartitionGrid(network, [4, 9, 1], timeout=10), 1, 4, 9)
+
+    assert [partition_of(message) for message in network.asked] == [4, 9, 1]
+    assert answered == [1, 4, 9]
 
 
 def test_a_strategy_of_flower_sees_the_drawn_clients_alone() -> None:
@@ -376,6 +388,26 @@ def test_only_the_drawn_clients_train() -> None:
 
     assert [r.clients for r in listener.rounds] == [draw(3, 2, 0, n) for n in (1, 2, 3)]
     assert all(len(r.clients) == 2 for r in listener.rounds)
+
+
+def test_messages_go_to_the_largest_clients_first() -> None:
+    settings = settings_of("clients=9", "rounds=1", "evaluation.every=1")
+    experiment = open_experiment(settings)
+    asked: list[int] = []
+    app = AppByName(CLIENT_APP, {"settings": settings.to_yaml()})
+
+    def client_app(message: Message, context: Context) -> Message:
+        asked.append(partition_of(message))
+        return app(message, context)
+
+    grid = InlineGrid(client_app, context_of(app.run_config))
+    search(grid, FedMetaNAS(experiment.plan), experiment, [])
+
+    sizes = [sum(map(len, (p.support, p.query, p.test))) for p in experiment.parts]
+    training, last_measured = asked[:9], asked[9:18]
+    for clients in (training, last_measured):
+        assert sorted(clients) == list(range(9))
+        assert [sizes[client] for client in clients] == sorted(sizes[:9], reverse=True)
 
 
 # The record

@@ -282,6 +282,34 @@ def test_what_is_pruned_vanishes_and_never_comes_back(arrays: Arrays, grid: Node
     assert strategy.mask.input_reduce.tolist() == [True, True, False, False]
 
 
+def test_alphas_stay_on_the_server_once_they_decide_nothing_more(
+    arrays: Arrays, grid: Nodes
+) -> None:
+    strategy = FedMetaNAS(plan_of())
+    rng = np.random.default_rng(4)
+    decided = {
+        key: rng.permutation(array.size).reshape(array.shape).astype(np.float32)
+        for key, array in arrays.items()
+        if key.startswith(wire.ALPHAS)
+    }
+
+    first = configured(strategy, 1, arrays, grid)
+    result = aggregated(strategy, first, [({**arrays, **decided}, 1)] * 3, 1)
+
+    assert strategy.mask.is_one_hot(TOPOLOGY)
+    assert all(np.array_equal(result[key], decided[key]) for key in decided)
+    messages = configured(strategy, 2, result, grid)
+    weights = [key for key in result if key.startswith(wire.WEIGHTS)]
+    for message in messages:
+        (record,) = message.content.array_records.values()
+        assert list(record) == weights
+    only = {key: result[key] + 1 for key in weights}
+    again = aggregated(strategy, messages, [(only, 1)] * 3, 2)
+    assert list(again) == list(result)
+    assert all(np.array_equal(again[key], decided[key]) for key in decided)
+    assert all(np.allclose(again[key], result[key] + 1) for key in weights)
+
+
 def test_pruning_looks_at_the_average_and_not_at_one_client(arrays: Arrays, grid: Nodes) -> None:
     operations, pairs = doomed_reduce()
     one = with_alphas(arrays, op_reduce=operations, input_reduce=pairs)

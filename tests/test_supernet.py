@@ -59,7 +59,9 @@ def test_masked_supernet_is_the_derived_network(nodes: int, layers: int, norm: s
         assert expected.std() > 1e-3
 
 
-@pytest.mark.parametrize("size", [(8, 8), (11, 10)])
+@pytest.mark.parametrize(
+    "size", [(8, 8), (11, 10), (29, 30)]
+)  # the last is not computed in bundles
 @pytest.mark.parametrize("relaxation", RELAXATIONS)
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_the_supernet_is_the_plain_one_in_value_and_gradient(
@@ -91,14 +93,17 @@ def test_the_supernet_is_the_plain_one_in_value_and_gradient(
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("size", [(9, 8), (30, 29)])
 @pytest.mark.parametrize("second_order", [False, True])
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_the_meta_gradient_is_that_of_the_plain_supernet(norm: str, second_order: bool) -> None:
+def test_the_meta_gradient_is_that_of_the_plain_supernet(
+    norm: str, second_order: bool, size: tuple[int, int]
+) -> None:
     shape = make_shape(norm=norm)
     network, theta = random_parameters(shape, 3)
     mask = Mask.full(shape.topology)
     relaxed = Relaxed(network, shape, mask, 0.8, "gumbel")
-    batches = [random_images(shape, seed, (9, 8)) for seed in (4, 5)]
+    batches = [random_images(shape, seed, size) for seed in (4, 5)]
 
     def fast(weights: Weights, alphas: Alphas, images: torch.Tensor) -> torch.Tensor:
         return relaxed.predict(weights, alphas, images)
