@@ -59,9 +59,7 @@ def test_masked_supernet_is_the_derived_network(nodes: int, layers: int, norm: s
         assert expected.std() > 1e-3
 
 
-@pytest.mark.parametrize(
-    "size", [(8, 8), (11, 10), (29, 30)]
-)  # the last is not computed in bundles
+@pytest.mark.parametrize("size", [(8, 8), (11, 10), (29, 30)])  # the last one without bundles
 @pytest.mark.parametrize("relaxation", RELAXATIONS)
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_the_supernet_is_the_plain_one_in_value_and_gradient(
