@@ -7,9 +7,9 @@ each channel, whatever the kernel's size and dilation:
     y[b, i, :] = (x[b, i - reach, :], ..., x[b, i + reach, :]) T        T ((2 reach + 1) W, W')
 
 So all G separable convolutions that leave a state, on all its edges, are a few batched products for
-their depthwise parts, one for their pointwise parts and one norm; once more for those that are
-applied twice; and last a product of these, and whatever else leaves the state, with coefficients,
-which adds up what each node gets.
+their depthwise parts, one for their pointwise parts and one norm; once more for those that repeat
+this; and last a product of these, and whatever else leaves the state, with coefficients, which adds
+up what each node gets.
 """
 
 import itertools
@@ -35,7 +35,7 @@ def is_small(x: Tensor) -> bool:
 
 def kind(conv: SeparableConv) -> tuple[int, int, int]:
     """Return by what the convolutions of a bundle are sorted."""
-    first = conv.stages[0][0]
+    first = conv.stages[0].depthwise
     return len(conv.stages), first.weight.shape[-1], first.dilation
 
 
@@ -61,9 +61,10 @@ def bundle(
         (N, B, C, H', W'), one sum for each row of the coefficients, channels innermost in memory.
     """
     y = _stage(x.transpose(0, 1)[None], [conv.stages[0] for conv in convs])
-    if again := [conv.stages[1] for conv in convs if len(conv.stages) > 1]:
-        once, twice = torch.split(y, [len(convs) - len(again), len(again)])
-        y = torch.cat([once, _stage(twice.relu(), again)])
+    for depth in range(1, len(convs[-1].stages)):
+        again = [conv.stages[depth] for conv in convs if len(conv.stages) > depth]
+        ready, unready = torch.split(y, [len(convs) - len(again), len(again)])
+        y = torch.cat([ready, _stage(unready.relu(), again)])
     y = torch.cat([y, *(other.transpose(0, 1)[None] for other in others)])
     sums = (coefficients @ y.flatten(1)).view(-1, *y.shape[1:])
     return sums.permute(0, 2, 3, 4, 1).contiguous().permute(0, 1, 4, 2, 3)

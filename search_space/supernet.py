@@ -182,7 +182,7 @@ class Cell(nn.Module):
         for edge in alive:
             for name, operation in self.edges[str(edge)].items():  # type: ignore[operator]
                 self.steps[edge, name] = Step(operation)
-                if isinstance(operation, SeparableConv):
+                if type(operation) is SeparableConv:  # a subclass may compute something else
                     self.separable[edge, name] = operation
 
     def forward(

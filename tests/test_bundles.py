@@ -7,7 +7,7 @@ from helpers import generator
 from search_space.bundles import bundle, kind
 from search_space.operations import SeparableConv
 
-KINDS = ((3, 1, 2), (5, 1, 2), (3, 2, 1), (5, 2, 1))  # kernel, dilation, times
+KINDS = ((3, 1, 2), (5, 1, 2), (3, 2, 1), (5, 2, 1), (3, 1, 3))  # kernel, dilation, times
 CHANNELS = 4
 
 
@@ -37,7 +37,7 @@ def one_by_one(
     return torch.einsum("ng,gbchw->nbchw", coefficients, results)
 
 
-@pytest.mark.parametrize("times", [(1,), (2,), (1, 2)])
+@pytest.mark.parametrize("times", [(1,), (2,), (1, 2), (1, 2, 3)])
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 2), (3, 12)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("norm", ["batch", "group"])
