@@ -86,7 +86,7 @@ def task_learner(
     adapted = theta if second_order else leaves(theta)
     for loss in support:
         gradient = _gradient(loss(adapted)[0], adapted, create_graph=second_order)
-        gradient = _clipped(gradient, clip)
+        gradient = gradient._replace(weights=clipped(gradient.weights, clip))
         steps = [rates.weights] * len(theta.weights) + [rates.alphas] * 4
         tensors = [
             torch.sub(value, slope, alpha=step)
@@ -138,13 +138,14 @@ def meta_learner(
     history = []
     for episode in episodes:
         measured, gradient = meta_gradient(theta, episode, rates, clip, second_order)
-        theta, state = outer.step(theta, _clipped(gradient, clip), state)
+        gradient = gradient._replace(weights=clipped(gradient.weights, clip))
+        theta, state = outer.step(theta, gradient, state)
         history.append(torch.stack(measured))
     return theta, torch.stack(history)
 
 
 class OuterState(NamedTuple):
-    """Memory of the outer optimisers within a client's round."""
+    """Memory of the outer optimisers within a client's round; `step` counts those of Adam."""
 
     step: int
     momentum: list[Tensor]
@@ -182,25 +183,36 @@ class OuterOptimizers:
     def step(
         self, theta: Parameters, gradient: Parameters, state: OuterState
     ) -> tuple[Parameters, OuterState]:
-        """Return the parameters and the state after one step."""
-        count = state.step + 1
-        slopes = list(gradient.weights.values())
-        values = [w.detach() for w in theta.weights.values()]
-        slopes = list(torch._foreach_add(slopes, values, alpha=self.weight_decay))
-        momentum = torch._foreach_add(torch._foreach_mul(state.momentum, self.momentum), slopes)
-        weights = torch._foreach_add(values, momentum, alpha=-self.lr)
+        """Return the parameters and the state after one step of both."""
+        weights, state = self.step_weights(theta.weights, gradient.weights, state)
+        alphas, state = self.step_alphas(theta.alphas, gradient.alphas, state)
+        return Parameters(weights, alphas), state
 
-        first, second, alphas = [], [], []
-        values_and_slopes = zip(theta.alphas.tensors(), gradient.alphas.tensors(), strict=True)
+    def step_weights(
+        self, weights: Weights, gradient: Weights, state: OuterState
+    ) -> tuple[Weights, OuterState]:
+        """Return the weights and the state after one step of SGD."""
+        values = [w.detach() for w in weights.values()]
+        slopes = torch._foreach_add(list(gradient.values()), values, alpha=self.weight_decay)
+        momentum = torch._foreach_add(torch._foreach_mul(state.momentum, self.momentum), slopes)
+        moved = torch._foreach_add(values, momentum, alpha=-self.lr)
+        return dict(zip(weights, moved, strict=True)), state._replace(momentum=list(momentum))
+
+    def step_alphas(
+        self, alphas: Alphas, gradient: Alphas, state: OuterState
+    ) -> tuple[Alphas, OuterState]:
+        """Return the alphas and the state after one step of Adam."""
+        count = state.step + 1
+        first, second, moved = [], [], []
+        values_and_slopes = zip(alphas.tensors(), gradient.tensors(), strict=True)
         for (a, g), m, v in zip(values_and_slopes, state.first, state.second, strict=True):
             m = 0.9 * m + 0.1 * g
             v = 0.999 * v + 0.001 * g * g
             unbiased = m / (1 - 0.9**count), v / (1 - 0.999**count)
-            alphas.append(a.detach() - self.alpha_lr * unbiased[0] / (unbiased[1].sqrt() + 1e-8))
+            moved.append(a.detach() - self.alpha_lr * unbiased[0] / (unbiased[1].sqrt() + 1e-8))
             first.append(m)
             second.append(v)
-        moved = Parameters(dict(zip(theta.weights, weights, strict=True)), Alphas(*alphas))
-        return moved, OuterState(count, list(momentum), first, second)
+        return Alphas(*moved), OuterState(count, state.momentum, first, second)
 
 
 def leaves(theta: Parameters) -> Parameters:
@@ -216,11 +228,11 @@ def _gradient(loss: Tensor, theta: Parameters, create_graph: bool) -> Parameters
     return theta.with_tensors(list(slopes))
 
 
-def _clipped(gradient: Parameters, clip: float) -> Parameters:
-    """Scale the gradient of the weights to a norm of at most `clip`; the alphas' stays."""
-    slopes = list(gradient.weights.values())
+def clipped(gradient: Weights, clip: float) -> Weights:
+    """Scale the gradient of the weights to a norm of at most `clip`."""
+    slopes = list(gradient.values())
     # Neither PyTorch's own clipping nor its foreach functions have a second derivative.
     norm = torch.cat([slope.flatten() for slope in slopes]).norm()
     scale = (clip / (norm + 1e-12)).clamp(max=1.0)
     scaled = [slope * scale for slope in slopes]
-    return Parameters(dict(zip(gradient.weights, scaled, strict=True)), gradient.alphas)
+    return dict(zip(gradient, scaled, strict=True))

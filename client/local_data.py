@@ -25,7 +25,7 @@ def batches(
         The images of the part; fewer than a batch make a smaller batch.
     server_round, client : int
         With the seed and the part they fix the order.
-    part : {"support", "query"}
+    part : {"support", "query", "train"}
         What the batches are for.
     """
     settings = experiment.settings

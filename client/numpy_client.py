@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.client import NumPyClient
 from torch import Tensor
@@ -26,6 +27,10 @@ from .learner import (
     task_learner,
 )
 from .local_data import batches
+from .milenas_learner import BatchPair, milenas_learner
+from .sgd_learner import sgd_learner
+
+LEARNERS = ("meta", "sgd", "milenas")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,9 @@ class _Round:
     number: int
     relaxed: Relaxed
     alphas_learn: bool
+    learner: str
+    progress: tuple[int, int]  # the round within its phase, from 1, and how many there are
+    support_share: float
 
 
 class MetaClient(NumPyClient):
@@ -66,13 +74,13 @@ class MetaClient(NumPyClient):
         parameters : list of array
             Weights and alphas, in the order of `keys`.
         config : dict
-            ``server-round`` and, if the strategy searches, ``tau`` and the mask.
+            ``server-round`` and what else :mod:`strategies.wire` lists.
 
         Returns
         -------
         parameters, num_examples, metrics
-            Arrays in the same order, n_k (the images of support and query), and query loss,
-            query accuracy and seconds.
+            Arrays in the same order, n_k (the images of support and query), and loss, accuracy
+            (of the query batches; those of ``sgd`` are of all) and seconds.
         """
         started = time.perf_counter()
         theta, history = self.learn(parameters, config)
@@ -87,7 +95,9 @@ class MetaClient(NumPyClient):
         return [arrays[key] for key in self.keys], examples, metrics
 
     def learn(self, parameters: list[Any], config: dict[str, Any]) -> tuple[Parameters, Tensor]:
-        """Run the episodes of a round; nothing in them waits for the device.
+        """Run the learner that the server asked for; nothing in it waits for the device.
+
+        Whichever it is, it sees as many batches a round as the meta learner does.
 
         Parameters
         ----------
@@ -98,17 +108,28 @@ class MetaClient(NumPyClient):
         -------
         theta, history
             See :func:`client.learner.meta_learner`; on the experiment's device.
+
+        Raises
+        ------
+        ValueError
+            If there is no such learner.
         """
         settings = self.experiment.settings.client
         this_round = self._round(config)
         optimizers = OuterOptimizers(
-            self._outer_lr(this_round.number),
+            self._outer_lr(*this_round.progress),
             settings.outer_alpha_lr if this_round.alphas_learn else 0.0,
             settings.momentum,
             settings.weight_decay,
         )
+        theta = self._theta(parameters)
+        if this_round.learner == "sgd":
+            return sgd_learner(theta, self._steps(this_round), optimizers, settings.clip)
+        if this_round.learner == "milenas":
+            pairs, share = self._pairs(this_round), this_round.support_share
+            return milenas_learner(theta, pairs, optimizers, settings.clip, share)
         return meta_learner(
-            self._theta(parameters),
+            theta,
             self._episodes(this_round),
             self._inner_rates(this_round),
             optimizers,
@@ -145,11 +166,21 @@ class MetaClient(NumPyClient):
         number = int(config.get("server-round", 1))
         mask = wire.mask_from_config(config, self.experiment.topology)
         tau = float(config.get("tau", plan.schedule(number)))
-        return _Round(number, self.experiment.relaxed(mask, tau), number > plan.warmup_rounds)
+        learner = config.get("learner", "meta")
+        if learner not in LEARNERS:
+            raise ValueError(f"learner: expected one of {', '.join(LEARNERS)}; found {learner!r}")
+        return _Round(
+            number,
+            self.experiment.relaxed(mask, tau, config.get("relaxation")),
+            number > plan.warmup_rounds,
+            learner,
+            (config.get("phase-round", number), config.get("phase-rounds", plan.rounds)),
+            float(config.get("support-share", 1.0)),
+        )
 
-    def _outer_lr(self, number: int) -> float:
+    def _outer_lr(self, number: int, rounds: int) -> float:
         """Return the step size of the weights in a round, the same for every client."""
-        settings, rounds = self.experiment.settings.client, self.experiment.settings.rounds
+        settings = self.experiment.settings.client
         if settings.outer_lr_schedule == "constant":
             return settings.outer_lr
         return settings.outer_lr * 0.5 * (1 + math.cos(math.pi * (number - 1) / rounds))
@@ -184,8 +215,29 @@ class MetaClient(NumPyClient):
             inner = [loss(next(support)) for _ in range(settings.inner_steps)]
             yield Episode(inner, loss(next(query)))
 
+    def _steps(self, this_round: _Round) -> Iterator[Loss]:
+        """Draw the batches of plain SGD, from support and query part alike."""
+        settings = self.experiment.settings.client
+        stream = self._batches("train", this_round.number)
+        for _ in range(settings.episodes * (settings.inner_steps + 1)):
+            yield self._loss(this_round, next(stream), None)
+
+    def _pairs(self, this_round: _Round) -> Iterator[BatchPair]:
+        """Draw the pairs of batches of MiLeNAS; its relaxation has no noise."""
+        settings = self.experiment.settings.client
+        support = self._batches("support", this_round.number)
+        query = self._batches("query", this_round.number)
+        for _ in range(max(1, settings.episodes * (settings.inner_steps + 1) // 2)):
+            of_support = self._loss(this_round, next(support), None)
+            yield BatchPair(of_support, self._loss(this_round, next(query), None))
+
     def _batches(self, part: str, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        indices = self.split.support if part == "support" else self.split.query
+        support, query = self.split.support, self.split.query
+        indices = {
+            "support": support,
+            "query": query,
+            "train": np.sort(np.concatenate([support, query])),
+        }[part]
         return batches(self.experiment, indices, number, self.partition_id, part)
 
     def _loss(self, this_round: _Round, batch: tuple[Tensor, Tensor], noise: Noise | None) -> Loss:

@@ -6,7 +6,7 @@ Server and clients each open it once in a process and reuse it for every message
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,13 @@ class Experiment:
             search.operation_threshold,
             search.pair_threshold,
             search.warmup_rounds,
+            self.settings.rounds,
+            partial(torch_generator, seed=self.settings.seed),
         )
 
-    def relaxed(self, mask: Mask, tau: float) -> Relaxed:
+    def relaxed(self, mask: Mask, tau: float, relaxation: str | None = None) -> Relaxed:
         """Return the supernet at a mask and a temperature."""
-        relaxation = self.settings.search.relaxation
+        relaxation = self.settings.search.relaxation if relaxation is None else relaxation
         return Relaxed(self.supernet, self.shape, mask, tau, relaxation, self.device)
 
     def initial_parameters(self) -> tuple[Weights, Alphas]:

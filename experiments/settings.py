@@ -59,6 +59,11 @@ def inside(low: float, high: float) -> Rule:
     return Rule(lambda value: low < value < high, f"greater than {low} and less than {high}")
 
 
+def from_up_to(low: float, high: float) -> Rule:
+    """Accept numbers from `low` on that are less than `high`."""
+    return Rule(lambda value: low <= value < high, f"at least {low} and less than {high}")
+
+
 def one_of(names: Sequence[str] | Mapping[str, Any]) -> Rule:
     """Accept one of `names`, read when a value is checked, so that registered names count."""
     return Rule(lambda value: value in names, "one of " + ", ".join(names))
@@ -120,8 +125,8 @@ class SearchSettings:
     tau_start: float = setting(1.0, above(0))
     tau_end: float = setting(0.01, above(0))
     tau_rounds: int = setting(15, at_least(1))  # tau reaches tau_end in this round
-    operation_threshold: float = setting(0.05, inside(0, 1))
-    pair_threshold: float = setting(0.05, inside(0, 1))
+    operation_threshold: float = setting(0.05, from_up_to(0, 1))  # 0: none die before the end
+    pair_threshold: float = setting(0.05, from_up_to(0, 1))
     warmup_rounds: int = setting(1, at_least(0))  # no alpha moves and nothing is pruned before
 
 

@@ -1,18 +1,33 @@
 """How large a network is: parameters, and multiply-accumulate operations for one image."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .alphas import Mask
 from .genotype import Genotype
 from .pointwise import Product
-from .supernet import Weights
+from .supernet import NetworkShape, Weights, alive_names, build_supernet
 
 
 def count_parameters(weights: Weights) -> int:
     """Return the number of weights."""
     return sum(tensor.numel() for tensor in weights.values())
+
+
+def count_alive_parameters(shape: NetworkShape, mask: Mask) -> int:
+    """Return the number of weights that a mask leaves alive."""
+    sizes = _sizes(shape)
+    alive = mask.alive(shape.topology)
+    return sum(sizes[name] for name in alive_names(shape, list(sizes), alive))
+
+
+@lru_cache(maxsize=1)
+def _sizes(shape: NetworkShape) -> dict[str, int]:
+    """Return the number of entries of every weight of the supernet."""
+    return {name: p.numel() for name, p in build_supernet(shape).named_parameters()}
 
 
 def count_macs(genotype: Genotype, size: tuple[int, int]) -> int:

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .alphas import CELL_TYPES, Mask, Topology
@@ -60,6 +61,26 @@ class Genotype:
                 nodes.append((choices[0], choices[1]))
             cells[cell_type] = tuple(nodes)
         return Genotype(shape, cells["normal"], cells["reduce"])
+
+    def mask(self) -> Mask:
+        """Return the one-hot mask that :meth:`from_mask` reads this genotype off.
+
+        Raises
+        ------
+        GenotypeError
+            If an operation is not one of the shape's candidates.
+        """
+        topology = self.shape.topology
+        parts = {name: torch.zeros_like(tensor) for name, tensor in Mask.full(topology).items()}
+        for cell_type, edges in self.alive().items():
+            for edge, (name,) in edges.items():
+                if name not in topology.operations:
+                    known = ", ".join(topology.operations)
+                    raise GenotypeError(f"{name!r} is not among search.operations: {known}")
+                parts[f"op_{cell_type}"][edge, topology.operations.index(name)] = True
+            for number, pair in enumerate(topology.pairs):
+                parts[f"input_{cell_type}"][number] = set(pair) <= edges.keys()
+        return Mask(**parts)
 
     def alive(self) -> dict[str, dict[int, tuple[str, ...]]]:
         """Return for each cell type the edges in use with their operation."""
@@ -112,7 +133,7 @@ class Genotype:
                 raise GenotypeError(f"{key}: expected a whole number from 1 to {most}")
         if tree.get("norm") not in ("batch", "group"):
             raise GenotypeError("norm: expected batch or group")
-        cells = {cell_type: _read_cell(tree, cell_type) for cell_type in CELL_TYPES}
+        cells = {cell_type: read_cell(tree.get(cell_type), cell_type) for cell_type in CELL_TYPES}
         if len(cells["normal"]) != len(cells["reduce"]):
             raise GenotypeError("normal and reduce: expected the same number of nodes")
         used = {name for cell in cells.values() for choices in cell for name, _ in choices}
@@ -122,8 +143,14 @@ class Genotype:
         return Genotype(NetworkShape(**sizes, topology=topology, norm=tree["norm"]), **cells)
 
 
-def _read_cell(tree: dict[str, Any], cell_type: str) -> CellGenotype:
-    nodes = tree.get(cell_type)
+def read_cell(nodes: Any, cell_type: str) -> CellGenotype:
+    """Check plain data, as of JSON or YAML: for every node two [operation, predecessor].
+
+    Raises
+    ------
+    GenotypeError
+        If it is something else.
+    """
     if not isinstance(nodes, list) or not 1 <= len(nodes) <= 100:
         raise GenotypeError(f"{cell_type}: expected a list of 1 to 100 nodes")
     cell = []

@@ -63,6 +63,30 @@ def final_cut(alphas: Alphas, mask: Mask, topology: Topology) -> Mask:
     return soft_prune(alphas, mask, topology, 1.0, 1.0, 1.0)
 
 
+def strongest_inputs_cut(alphas: Alphas, topology: Topology) -> Mask:
+    """Keep the two strongest inputs of every node, by the strongest operation of each.
+
+    How a network is derived where input pairs have no logits of their own: Liu, Simonyan and Yang,
+    "DARTS", 2019, https://arxiv.org/abs/1806.09055, section 2.4. The operation ``none`` is not
+    counted, as it is not there: a derived network has no use for it.
+    """
+    real = torch.tensor([name != "none" for name in topology.operations])
+    cut: dict[str, Tensor] = {}
+    for cell_type in CELL_TYPES:
+        op_logits = alphas.cell(cell_type)[0]
+        strength = op_logits.softmax(dim=1).masked_fill(~real, -1.0).amax(dim=1)
+        of_pairs = torch.stack([strength[list(pair)].sort().values for pair in topology.pairs])
+        ops = _strongest(op_logits, real.expand_as(op_logits))
+        pairs = torch.zeros(len(topology.pairs), dtype=torch.bool)
+        for own in topology.node_pairs:
+            # The pair of the two strongest: greatest weaker edge, then greatest stronger one.
+            best = max(own, key=lambda pair: of_pairs[pair].tolist())
+            pairs[best] = True
+        cut[f"input_{cell_type}"] = pairs
+        cut[f"op_{cell_type}"] = ops & _edges_in_use(pairs, topology)[:, None]
+    return Mask(**cut)
+
+
 def entropy(alphas: Alphas, mask: Mask, topology: Topology, tau: float) -> float:
     """Return how undecided the operations are: mean entropy of the edges in use, from 0 to 1.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .alphas import CELL_TYPES, Alphas, Mask, Noise, Topology
 
-RELAXATIONS = ("softmax", "gumbel", "gumbel-hard")
+RELAXATIONS = ("softmax", "softmax-pairs", "gumbel", "gumbel-hard")
 
 #: For each cell type the coefficients u_ij z_o of its operations, (E, O), in [0, 1].
 Coefficients = dict[str, Tensor]
@@ -46,9 +46,10 @@ def relax(
         Edges and pairs of a cell.
     tau : float
         Temperature, > 0. As it goes to 0 each row becomes one-hot, as it goes to infinity uniform.
-    relaxation : {"softmax", "gumbel", "gumbel-hard"}
+    relaxation : {"softmax", "softmax-pairs", "gumbel", "gumbel-hard"}
         ``softmax`` is that of DARTS: operations alone, every edge in use with weight 1, no noise
-        (its tau is 1). ``gumbel-hard`` is one-hot in value and has the gradient of the soft sample.
+        (its tau is 1). ``softmax-pairs`` is ``gumbel`` without its noise. ``gumbel-hard`` is
+        one-hot in value and has the gradient of the soft sample.
     noise : Noise, optional
         Gumbel noise of this forward pass; None in evaluation.
 
@@ -65,7 +66,7 @@ def relax(
             in_use = op_alive.any(dim=1, keepdim=True).to(op_logits.dtype)
             coefficients[cell_type] = in_use * masked_softmax(op_logits / tau, op_alive)
             continue
-        if noise is not None:
+        if noise is not None and relaxation != "softmax-pairs":
             op_noise, pair_noise = noise.cell(cell_type)
             op_logits, pair_logits = op_logits + op_noise, pair_logits + pair_noise
         z = masked_softmax(op_logits / tau, op_alive)

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from experiments.experiment import Experiment
 from search_space.alphas import Alphas, Mask
 from search_space.genotype import Genotype, load_weights
-from search_space.prediction import evaluate
+from search_space.prediction import Relaxed, evaluate
 from search_space.supernet import Weights, alive_names
 
 from .partition_grid import PartitionGrid
@@ -41,10 +41,9 @@ class ClientAccuracy:
 
 
 def evaluate_supernet(
-    experiment: Experiment, weights: Weights, alphas: Alphas, mask: Mask, tau: float
+    experiment: Experiment, relaxed: Relaxed, weights: Weights, alphas: Alphas
 ) -> tuple[float, float]:
     """Return loss and accuracy of the supernet, without noise, on the global test set."""
-    relaxed = experiment.relaxed(mask, tau)
     weights = {name: tensor.to(experiment.device) for name, tensor in weights.items()}
     alphas = alphas.to(experiment.device)
     return evaluate(

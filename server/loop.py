@@ -1,7 +1,7 @@
 """The one round loop: draw, train, aggregate, measure; then the last cut and the network."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -13,9 +13,11 @@ from experiments.experiment import Experiment
 from search_space.alphas import Mask
 from search_space.complexity import count_macs, count_parameters
 from search_space.genotype import Genotype
+from search_space.prediction import Relaxed
 from search_space.pruning import entropy, final_cut
 from search_space.supernet import Weights
 from strategies import wire
+from strategies.fedmetanas import FedMetaNAS
 
 from .evaluation import (
     ClientAccuracy,
@@ -38,7 +40,10 @@ class RoundResult:
     clients : list of int
         Partition ids of those that took part.
     train_loss, train_accuracy : float
-        On the query batches, after the inner steps, weighted by examples.
+        On the query batches, after the inner steps, weighted by examples; of a strategy that only
+        trains on all batches, before each one's step.
+    phase : str
+        ``search``, or ``training`` of a network whose architecture is decided.
     test_loss, test_accuracy : float or None
         Of the supernet on the global test set, where it was measured.
     client_accuracy : ClientAccuracy or None
@@ -51,13 +56,14 @@ class RoundResult:
         Of the operations on an edge, 0 (decided) to 1 (uniform).
     seconds : dict of str to float
         ``total``, and its parts ``client`` (compute of the busiest worker in training), ``server``
-        (aggregation, pruning and central evaluation) and ``transport`` (the rest of the time
-        between sending and the last reply); ``evaluation`` is that of client evaluation.
+        (aggregation and pruning), ``transport`` (the rest of the time between sending and the last
+        reply) and ``evaluation``, central and the clients', which is no part of an algorithm.
     bytes_down, bytes_up : dict of str to int
         ``weights`` and ``alphas``, of the training messages.
     """
 
     round: int
+    phase: str
     clients: list[int]
     train_loss: float
     train_accuracy: float
@@ -112,7 +118,7 @@ def search(
     grid : Grid
         Flower's grid of the run.
     strategy : Strategy
-        Any strategy; one that has a ``mask`` decides what is alive.
+        Any strategy; one of :class:`strategies.fedmetanas.FedMetaNAS` decides what is alive.
     experiment : Experiment
         Settings, data and supernet.
     hooks : sequence of Hook
@@ -127,14 +133,18 @@ def search(
     started = time.perf_counter()
     arrays = wire.to_record(wire.to_arrays(*experiment.initial_parameters()))
     totals = {"bytes_down": 0, "bytes_up": 0}
+    algorithm = {"search": 0.0, "training": 0.0}
     for server_round in range(1, settings.rounds + 1):
         arrays, result = _run_round(grid, strategy, experiment, server_round, arrays)
         for key in totals:
             totals[key] += sum(getattr(result, key).values())
+        algorithm[result.phase] += result.seconds["total"] - result.seconds["evaluation"]
         for hook in hooks:
             hook.on_round(result)
     finished = _finish(grid, strategy, experiment, arrays)
-    finished.summary.update(totals, seconds=time.perf_counter() - started)
+    algorithm["total"] = sum(algorithm.values())
+    seconds = time.perf_counter() - started
+    finished.summary.update(totals, seconds=seconds, algorithm_seconds=algorithm)
     for hook in hooks:
         hook.on_end(finished)
     return finished
@@ -160,31 +170,32 @@ def _run_round(
     arrays = arrays if aggregated is None else aggregated
     metrics = MetricRecord() if metrics is None else metrics
 
+    served = time.perf_counter()
+
     weights, alphas = wire.from_arrays(wire.from_record(arrays))
-    mask, tau = _mask(strategy, experiment), experiment.plan.schedule(server_round)
+    config = _round_config(strategy, experiment, server_round)
+    relaxed = _relaxed(experiment, config)
     test_loss = test_accuracy = client_accuracy = None
     due = server_round % settings.evaluation.every == 0
     if due and server_round < settings.rounds:  # after the last round the derived network is
-        test_loss, test_accuracy = evaluate_supernet(experiment, weights, alphas, mask, tau)
-    served = time.perf_counter()
-    if due and server_round < settings.rounds:
+        test_loss, test_accuracy = evaluate_supernet(experiment, relaxed, weights, alphas)
         everyone = _view(grid, experiment, range(settings.clients))
-        config = wire.round_config(tau, mask)
         client_accuracy = evaluate_clients(everyone, arrays, server_round, config)
     ended = time.perf_counter()
-    operations, pairs = mask.counts()
+    operations, pairs = relaxed.mask.counts()
     result = RoundResult(
         round=server_round,
+        phase=config.get("phase", "search"),
         clients=drawn,
         train_loss=float(metrics.get("loss", float("nan"))),  # type: ignore[arg-type]
         train_accuracy=float(metrics.get("accuracy", float("nan"))),  # type: ignore[arg-type]
         test_loss=test_loss,
         test_accuracy=test_accuracy,
         client_accuracy=client_accuracy,
-        tau=tau,
+        tau=relaxed.tau,
         operations_alive=operations,
         pairs_alive=pairs,
-        entropy=entropy(alphas, mask, experiment.topology, tau),
+        entropy=entropy(alphas, relaxed.mask, experiment.topology, relaxed.tau),
         seconds={
             "total": ended - started,
             "client": view.client_seconds,
@@ -204,14 +215,15 @@ def _finish(
     """Cut what has not converged, derive the network and measure it."""
     settings = experiment.settings
     weights, alphas = wire.from_arrays(wire.from_record(arrays))
-    mask, tau = _mask(strategy, experiment), experiment.plan.schedule(settings.rounds)
-    _, before_cut = evaluate_supernet(experiment, weights, alphas, mask, tau)
-    cut = final_cut(alphas, mask, experiment.topology)
+    config = _round_config(strategy, experiment, settings.rounds)
+    relaxed = _relaxed(experiment, config)
+    _, before_cut = evaluate_supernet(experiment, relaxed, weights, alphas)
+    cut = final_cut(alphas, relaxed.mask, experiment.topology)
     genotype, weights = searched(experiment, weights, cut)
     accuracy = evaluate_network(experiment, genotype, weights)
 
     final = wire.to_record(wire.to_arrays(weights, alphas))
-    config = wire.round_config(tau, cut)
+    config = {**config, **wire.round_config(relaxed.tau, cut)}
     groups = {"client": range(settings.clients)}
     if settings.held_out_clients:
         groups["held_out"] = range(settings.clients, settings.partitions)
@@ -223,7 +235,7 @@ def _finish(
         "test_accuracy": accuracy,
         "accuracy_before_last_cut": before_cut,
         "pruning_gap": before_cut - accuracy,
-        "operations_before_last_cut": mask.counts()[0],
+        "operations_before_last_cut": relaxed.mask.counts()[0],
         "operations": cut.counts()[0],
         "parameters": count_parameters(weights),
         "macs": count_macs(genotype, experiment.dataset.test.images.shape[1:3]),
@@ -242,10 +254,17 @@ def _view(grid: Grid, experiment: Experiment, partitions: Sequence[int]) -> Part
     return PartitionGrid(grid, largest_first, experiment.settings.engine.timeout)
 
 
-def _mask(strategy: Strategy, experiment: Experiment) -> Mask:
-    """Return what the strategy has left alive: everything, if it does not search."""
-    mask = getattr(strategy, "mask", None)
-    return mask if isinstance(mask, Mask) else Mask.full(experiment.topology)
+def _round_config(strategy: Strategy, experiment: Experiment, number: int) -> dict[str, Any]:
+    """Return what the strategy would tell a client now; all is alive if it does not search."""
+    if isinstance(strategy, FedMetaNAS):
+        return strategy.round_config(number)
+    return wire.round_config(experiment.plan.schedule(number), Mask.full(experiment.topology))
+
+
+def _relaxed(experiment: Experiment, config: Mapping[str, Any]) -> Relaxed:
+    """Return the supernet as a message describes it."""
+    mask = wire.mask_from_config(config, experiment.topology)
+    return experiment.relaxed(mask, config["tau"], config.get("relaxation"))
 
 
 def _by_kind(counts: tuple[int, int]) -> dict[str, int]:

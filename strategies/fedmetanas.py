@@ -8,9 +8,11 @@ https://arxiv.org/abs/2504.06457. A round of the server is
     mask <- soft_prune(a, mask) at the round's tau
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
@@ -38,6 +40,10 @@ class SearchPlan:
         See :func:`search_space.pruning.soft_prune`.
     warmup_rounds : int
         Nothing is pruned in the first so many rounds.
+    rounds : int
+        Number of rounds in all.
+    generator : callable
+        Returns a generator of random numbers for a purpose, always the same in a run.
     """
 
     shape: NetworkShape
@@ -45,6 +51,8 @@ class SearchPlan:
     operation_threshold: float
     pair_threshold: float
     warmup_rounds: int
+    rounds: int
+    generator: Callable[[str], torch.Generator]
 
 
 class FedMetaNAS(FedAvg):
@@ -89,14 +97,25 @@ class FedMetaNAS(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send what is alive, the temperature and the mask to every node.
+        """Send every node what is alive, and the settings of the round.
 
         Once the mask is one-hot the alphas do nothing and do not change: they stay here.
         """
-        config.update(wire.round_config(self.plan.schedule(server_round), self.mask))
+        config.update(self.round_config(server_round))
+        arrays = ArrayRecord({key: arrays[key] for key in self._alive(arrays)})
         decided = self.mask.is_one_hot(self.plan.shape.topology)
         arrays, self.kept = wire.without_alphas(arrays) if decided else (arrays, {})
         return super().configure_train(server_round, arrays, config, grid)
+
+    def round_config(self, server_round: int) -> dict[str, Any]:
+        """Return what every node is told, see :mod:`strategies.wire`; also used to evaluate.
+
+        Parameters
+        ----------
+        server_round : int
+            From 1. The mask is that of the moment.
+        """
+        return wire.round_config(self.plan.schedule(server_round), self.mask)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -132,16 +151,25 @@ class FedMetaNAS(FedAvg):
         plan = self.plan
         if server_round <= plan.warmup_rounds:
             return
-        weights, alphas = wire.from_arrays(arrays)
-        topology = plan.shape.topology
+        _, alphas = wire.from_arrays(arrays)
         self.mask = soft_prune(
             alphas,
             self.mask,
-            topology,
+            plan.shape.topology,
             plan.schedule(server_round),
             plan.operation_threshold,
             plan.pair_threshold,
         )
-        alive = set(alive_names(plan.shape, list(weights), self.mask.alive(topology)))
-        for name in weights.keys() - alive:
-            del arrays[wire.WEIGHTS + name]
+        for key in arrays.keys() - set(self._alive(arrays)):
+            del arrays[key]
+
+    def _alive(self, keys: Iterable[str]) -> list[str]:
+        """Return the keys of the alphas and of weights that are alive, in their order."""
+        shape, keys = self.plan.shape, list(keys)
+        names = [key.removeprefix(wire.WEIGHTS) for key in wire.split(keys)[0]]
+        alive = set(alive_names(shape, names, self.mask.alive(shape.topology)))
+        return [
+            key
+            for key in keys
+            if not key.startswith(wire.WEIGHTS) or key.removeprefix(wire.WEIGHTS) in alive
+        ]

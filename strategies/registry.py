@@ -11,9 +11,19 @@ from typing import Any, TypeVar
 
 from flwr.serverapp.strategy import FedAvg, Strategy
 
+from .fedavg import FedAvgNetwork
 from .fedmetanas import FedMetaNAS, SearchPlan
+from .fednas import FedNAS
+from .perfedavg import PerFedAvg
+from .random_network import RandomNetwork
 
-STRATEGIES: dict[str, type[Strategy]] = {"fedmetanas": FedMetaNAS}
+STRATEGIES: dict[str, type[Strategy]] = {
+    "fedmetanas": FedMetaNAS,
+    "fednas": FedNAS,
+    "fedavg": FedAvgNetwork,
+    "perfedavg": PerFedAvg,
+    "random": RandomNetwork,
+}
 
 StrategyClass = TypeVar("StrategyClass", bound=type[Strategy])
 

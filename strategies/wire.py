@@ -4,6 +4,16 @@ One ArrayRecord a message with the keys ``weights/<name>`` and ``alphas/<name>``
 Flower's strategies can aggregate it. The weights of pruned operations are not in it, nor, once all
 is decided, the alphas. One ConfigRecord with ``server-round`` and, from a strategy that searches,
 ``tau`` and ``mask/<name>``.
+What else it may hold has a default:
+
+================  ============================================================
+``learner``       what a client does: ``meta`` (default), ``sgd`` or ``milenas``
+``relaxation``    instead of ``search.relaxation``
+``phase``         ``search`` (default), or ``training`` of a decided network
+``phase-round``   the round within the phase, from 1; default: the server round
+``phase-rounds``  how many rounds the phase has; default: all
+``support-share`` lambda of ``milenas``; default: 1
+================  ============================================================
 """
 
 from collections.abc import Collection, Mapping

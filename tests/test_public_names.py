@@ -65,12 +65,12 @@ def test_engines() -> None:
 
 
 def test_strategies_and_rules() -> None:
-    assert set(STRATEGIES) == {"fedmetanas"}
+    assert set(STRATEGIES) == {"fedmetanas", "fednas", "fedavg", "perfedavg", "random"}
     assert set(RULES) == {"weighted-mean", "mean", "median"}
 
 
 def test_relaxations() -> None:
-    assert RELAXATIONS == ("softmax", "gumbel", "gumbel-hard")
+    assert RELAXATIONS == ("softmax", "softmax-pairs", "gumbel", "gumbel-hard")
 
 
 def test_operations_in_their_order() -> None:
@@ -123,7 +123,15 @@ def test_sections_of_the_settings_and_fields_of_a_round() -> None:
         *("data", "search", "client", "strategy", "evaluation", "engine"),
     }
     assert names(RoundResult) >= {
-        *("round", "clients", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
+        *(
+            "round",
+            "phase",
+            "clients",
+            "train_loss",
+            "train_accuracy",
+            "test_loss",
+            "test_accuracy",
+        ),
         *("client_accuracy", "tau", "operations_alive", "pairs_alive", "entropy", "seconds"),
         *("bytes_down", "bytes_up"),
     }

@@ -1,6 +1,7 @@
 """The server's round by numbers worked out by hand; strategies by name; the wire format."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from flwr.serverapp.strategy import FedAdam, Strategy
 from tiny import context_of
 
 from experiments.inline_engine import InlineGrid
+from experiments.randomness import torch_generator
 from search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
 from search_space.relaxation import TemperatureSchedule
 from search_space.supernet import NetworkShape, Weights, build_supernet, initial_weights
@@ -42,7 +44,12 @@ def plan_of(warmup_rounds: int = 0, **changes: Any) -> SearchPlan:
     """At tau = 0.1 a logit that is lower by 0.5 than the best has a share below 0.05."""
     schedule = TemperatureSchedule("constant", 0.1, 0.1, 1)
     values = {"operation_threshold": 0.05, "pair_threshold": 0.05, **changes}
+    values = {"rounds": 9, "generator": generator_of, **values}
     return SearchPlan(SHAPE, schedule, warmup_rounds=warmup_rounds, **values)
+
+
+def generator_of(purpose: str, seed: int = 0) -> torch.Generator:
+    return torch_generator(purpose, seed)
 
 
 class Nodes(InlineGrid):
@@ -223,7 +230,7 @@ def test_an_unknown_rule_is_refused(key: str) -> None:
 
 def test_messages_carry_round_tau_and_mask(arrays: Arrays, grid: Nodes) -> None:
     schedule = TemperatureSchedule("linear", 2.0, 1.0, 5)
-    strategy = FedMetaNAS(SearchPlan(SHAPE, schedule, 0.05, 0.05, 0))
+    strategy = FedMetaNAS(replace(plan_of(), schedule=schedule))
     generator = torch.Generator().manual_seed(4)
     strategy.mask = Mask(
         **{n: torch.rand(t.shape, generator=generator) > 0.4 for n, t in strategy.mask.items()}

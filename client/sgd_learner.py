@@ -1,0 +1,56 @@
+"""The learner of FedAvg's clients: SGD on the weights, one step a batch.
+
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", 2017,
+https://arxiv.org/abs/1602.05629, algorithm 1 (ClientUpdate):
+
+    for every batch B:
+        w = SGD with momentum(w; grad_w L(B; w, a))
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from search_space.alphas import Alphas
+from search_space.supernet import Weights
+
+from .learner import Loss, OuterOptimizers, Parameters, clipped
+
+
+def sgd_learner(
+    theta: Parameters, losses: Iterable[Loss], optimizers: OuterOptimizers, clip: float
+) -> tuple[Parameters, Tensor]:
+    """Take one step of the weights for each loss; the alphas stay.
+
+    Returns
+    -------
+    theta : Parameters
+        The parameters after all steps.
+    history : Tensor of shape (steps, 2)
+        The loss and accuracy of every batch, before its step.
+    """
+    state = optimizers.initial(theta)
+    history = []
+    for loss in losses:
+        measured, slopes = weights_gradient(loss, theta)
+        weights, state = optimizers.step_weights(theta.weights, clipped(slopes, clip), state)
+        theta = theta._replace(weights=weights)
+        history.append(torch.stack(measured))
+    return theta, torch.stack(history)
+
+
+def weights_gradient(loss: Loss, theta: Parameters) -> tuple[tuple[Tensor, Tensor], Weights]:
+    """Return loss and accuracy, and the gradient of the weights alone."""
+    weights = {name: w.detach().requires_grad_() for name, w in theta.weights.items()}
+    value, accuracy = loss(Parameters(weights, theta.alphas))
+    slopes = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
+    return (value.detach(), accuracy), dict(zip(weights, slopes, strict=True))
+
+
+def alphas_gradient(loss: Loss, theta: Parameters) -> tuple[tuple[Tensor, Tensor], Alphas]:
+    """Return loss and accuracy, and the gradient of the alphas alone."""
+    alphas = Alphas(*(a.detach().requires_grad_() for a in theta.alphas.tensors()))
+    value, accuracy = loss(Parameters(theta.weights, alphas))
+    slopes = torch.autograd.grad(value, alphas.tensors(), materialize_grads=True)
+    return (value.detach(), accuracy), Alphas(*slopes)
