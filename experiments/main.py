@@ -1,4 +1,4 @@
-"""The command line: ``fedmetanas run``, ``evaluate``, ``draw`` and ``bench``."""
+"""The command line: ``fedmetanas run``, ``compare``, ``evaluate``, ``draw`` and ``bench``."""
 
 import argparse
 import importlib
@@ -7,14 +7,17 @@ from pathlib import Path
 
 from search_space.genotype import GenotypeError
 from search_space.prediction import evaluate
-from strategies.registry import StrategyError, make_strategy
+from strategies.registry import StrategyError
 
 from . import results
+from .compare import compare
 from .datasets import DataError
 from .drawing import draw_cells
 from .engines import ENGINES
 from .experiment import open_experiment
+from .run import run
 from .settings import SettingsError, experiments, load
+from .variant import choose, read_variants
 
 BENCH_CASES = ("step", "episode", "round", "memory")
 USER_ERRORS = (SettingsError, DataError, StrategyError, GenotypeError)
@@ -37,7 +40,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse the command line; ``key=value`` may stand before and behind options."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if options.command is _run and all("=" in word and word[0] != "-" for word in rest):
+    if options.command in (_run, _compare) and all("=" in word and word[0] != "-" for word in rest):
         options.overrides += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -51,15 +54,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run an experiment")
-    names = ", ".join(experiments())
-    run.add_argument("experiment", metavar="EXPERIMENT", help=f"a YAML file, or one of {names}")
-    run.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings, such as search.nodes=3"
+    one = commands.add_parser("run", help="run an experiment")
+    _add_experiment(one)
+    one.add_argument("--out", default="", metavar="DIR", help="default: results/EXPERIMENT/TIME")
+    one.set_defaults(command=_run)
+
+    many = commands.add_parser("compare", help="run variants of an experiment side by side")
+    _add_experiment(many)
+    many.add_argument(
+        "--strategies",
+        default="fedmetanas,fednas,fedavg,perfedavg,random",
+        metavar="NAME,...",
+        help="names of variants; default: %(default)s",
     )
-    run.add_argument("--engine", choices=sorted(ENGINES), default="ray", help="default: ray")
-    run.add_argument("--out", default="", metavar="DIR", help="default: results/EXPERIMENT/TIME")
-    run.set_defaults(command=_run)
+    many.add_argument("--seeds", default="0,1,2", metavar="N,...", help="default: %(default)s")
+    many.add_argument("--variants", type=Path, metavar="FILE", help="variants of your own, YAML")
+    many.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: results/EXPERIMENT-comparison"
+    )
+    many.set_defaults(command=_compare)
 
     test = commands.add_parser("evaluate", help="test the network that a run has left")
     test.add_argument("folder", type=Path, metavar="DIR", help="the results folder of a run")
@@ -84,6 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_experiment(command: argparse.ArgumentParser) -> None:
+    """Add what says which experiment is run, and where."""
+    names = ", ".join(experiments())
+    command.add_argument("experiment", metavar="EXPERIMENT", help=f"a YAML file, or one of {names}")
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings, such as search.nodes=3"
+    )
+    command.add_argument("--engine", choices=sorted(ENGINES), default="ray", help="default: ray")
+
+
 def _count(text: str) -> int:
     """Read a whole number of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
@@ -92,17 +115,32 @@ def _count(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Check everything a person can get wrong, then start the engine."""
-    settings = load(options.experiment, options.overrides)
-    experiment = open_experiment(settings)
-    make_strategy(settings.strategy.name, settings.strategy.options, experiment.plan)
-    folder = results.make_folder(options.out, settings)
-    run_config = {"settings": settings.to_yaml(), "out": str(folder)}
-    ENGINES[options.engine](settings, run_config)
-    if results.read_summary(folder) is None:
-        print(f"fedmetanas: the run did not complete; see {folder}", file=sys.stderr)
-        return 1
-    return 0
+    """Run one experiment."""
+    return run(load(options.experiment, options.overrides), options.engine, options.out)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Run variants of an experiment over seeds."""
+    variants = choose(options.strategies.split(","), read_variants(options.variants))
+    seeds = _seeds(options.seeds)
+    if any(override.startswith("seed=") for override in options.overrides):
+        raise SettingsError("seed: compare takes --seeds 0,1,2 instead")
+    name = load(options.experiment, options.overrides).name
+    out = options.out or Path("results") / f"{name}-comparison"
+    return compare(
+        options.experiment, options.overrides, variants, seeds, options.engine, out.expanduser()
+    )
+
+
+def _seeds(text: str) -> list[int]:
+    """Read whole numbers, each once."""
+    words = text.split(",")
+    if not all(word.isdecimal() and len(word) < 16 for word in words):
+        raise SettingsError(f"--seeds: expected whole numbers such as 0,1,2; found {text!r}")
+    seeds = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise SettingsError(f"--seeds: a seed stands twice in {text!r}")
+    return seeds
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -112,6 +112,23 @@ def read(folder: Path) -> Found:
     return Found(settings, genotype, network)
 
 
+def clear(folder: Path) -> None:
+    """Remove what a run that did not complete has left in its folder, and nothing else."""
+    for name in _names():
+        (folder / name).unlink(missing_ok=True)
+
+
+def holds_more(path: Path) -> bool:
+    """Return whether a path is no folder, or one with something other than a run's files in it."""
+    return not path.is_dir() or bool({entry.name for entry in path.iterdir()} - _names())
+
+
+def _names() -> set[str]:
+    """Return the names of a run's files, finished and half written."""
+    names = {SETTINGS, METRICS, GENOTYPE, WEIGHTS, SUMMARY}
+    return names | {f"{name}.part" for name in names}
+
+
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """Return the summary of a completed run, None if it has not completed."""
     path = folder / SUMMARY

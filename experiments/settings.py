@@ -240,7 +240,7 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Settings:
             raise SettingsError(
                 f"unknown experiment {experiment!r}: give the path of a .yaml file or one of "
                 + ", ".join(experiments())
-                + _nearest(experiment, experiments())
+                + nearest(experiment, experiments())
             )
         path = FOLDER / f"{experiment}.yaml"
     try:
@@ -257,7 +257,7 @@ def from_yaml(
     text: str, overrides: Sequence[str] = (), name: str = "experiment", source: str = "settings"
 ) -> Settings:
     """Build settings from YAML text and ``key=value`` overrides; see :func:`load`."""
-    tree = _read_yaml(text, source)
+    tree = read_yaml(text, source)
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise SettingsError(f"{source}: expected keys with values, found {_kind(tree)}")
@@ -281,7 +281,7 @@ def from_run_config(run_config: Mapping[str, Any]) -> Settings:
         raise SettingsError(
             f"unknown experiment {experiment!r} in the run config: allowed are "
             + ", ".join(experiments())
-            + _nearest(experiment, experiments())
+            + nearest(experiment, experiments())
         )
     try:
         overrides = shlex.split(str(run_config.get("overrides", "")))
@@ -311,7 +311,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(text: str, source: str) -> Any:
+def read_yaml(text: str, source: str) -> Any:
     """Read YAML text, or raise with the source's name."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
@@ -326,7 +326,7 @@ def _apply(tree: dict[Any, Any], override: str) -> None:
         raise SettingsError(f"expected key=value, found {override!r}, for example rounds=10")
     if not key.isprintable():
         raise SettingsError(f"unknown setting {key!r}")
-    value = _read_yaml(text, f"{key}: {_shown(text)}")
+    value = read_yaml(text, f"{key}: {_shown(text)}")
     *sections, last = key.split(".")
     for section in sections:
         if tree.get(section) is None:
@@ -393,7 +393,7 @@ def _checked(value: Any, hint: Any, declared: dataclasses.Field[Any], key: str) 
         hint_text = ""
         if isinstance(value, str) and key == "data.dataset":
             words = "one of " + ", ".join(DATASETS)
-            hint_text = _nearest(value, list(DATASETS))
+            hint_text = nearest(value, list(DATASETS))
         raise SettingsError(f"{key}: expected {words}; found {_shown(value)}{hint_text}")
     return converted
 
@@ -456,7 +456,8 @@ def _check_together(s: Settings) -> None:
         )
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return words that name the nearest of some names, or none."""
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

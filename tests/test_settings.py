@@ -280,7 +280,11 @@ def test_a_key_like_no_other_gets_no_suggestion_but_the_list() -> None:
         ("data: {partition: idd}", "data.partition", "iid, dirichlet, pathological"),
         ("data: {image_size: 4}", "data.image_size", "at least 8"),
         ("search: {norm: layer}", "search.norm", "batch, group"),
-        ("search: {relaxation: hard}", "search.relaxation", "softmax, softmax-pairs, gumbel, gumbel-hard"),
+        (
+            "search: {relaxation: hard}",
+            "search.relaxation",
+            "softmax, softmax-pairs, gumbel, gumbel-hard",
+        ),
         ("search: {tau_schedule: cosine}", "search.tau_schedule", "exponential, linear, constant"),
         ("search: {tau_end: 0}", "search.tau_end", "greater than 0"),
         ("search: {operation_threshold: 1}", "search.operation_threshold", "less than 1"),

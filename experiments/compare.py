@@ -1,0 +1,151 @@
+"""``fedmetanas compare``: run variants of an experiment over seeds, then write tables and plots.
+
+Every run has a folder of its own, ``<variant>/seed-<n>``. One that is finished is not run again,
+one that was interrupted starts anew, and one of other settings is refused.
+"""
+
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import results
+from .plots import draw_curves
+from .report import Row, write_tables
+from .run import check, run
+from .settings import Settings, SettingsError, from_yaml
+from .variant import Variant
+
+LAST_WORDS = 30  # seconds in which a run that was stopped ends its own processes
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a comparison.
+
+    Attributes
+    ----------
+    variant : Variant
+        What is run.
+    settings : Settings
+        Its settings, with its seed.
+    folder : Path
+        Its results folder.
+    """
+
+    variant: Variant
+    settings: Settings
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has completed."""
+        return results.read_summary(self.folder) is not None
+
+
+def compare(
+    experiment: str,
+    overrides: Sequence[str],
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    engine: str,
+    out: Path,
+) -> int:
+    """Run what is not finished yet and write the comparison; return 1 if a run failed, else 0.
+
+    Parameters
+    ----------
+    experiment : str
+        A YAML file or the name of one, see :func:`experiments.settings.load`.
+    overrides : sequence of str
+        ``key=value`` for all variants.
+    variants : sequence of Variant
+        In the order of the table.
+    seeds : sequence of int
+        Each variant is run with each.
+    engine : str
+        Out of :data:`experiments.engines.ENGINES`.
+    out : Path
+        Folder of the comparison; it may hold an earlier part of the same one.
+
+    Raises
+    ------
+    SettingsError, DataError, StrategyError
+        If something is wrong with any run; none has started then.
+    """
+    runs = [
+        Run(
+            variant,
+            variant.of(experiment, overrides, seed),
+            out.absolute() / variant.name / f"seed-{seed}",
+        )
+        for variant in variants
+        for seed in seeds
+    ]
+    for planned in runs:
+        _refuse_other_settings(planned)
+        check(planned.settings)
+    _make_folder(out)
+    for number, planned in enumerate(runs, start=1):
+        name = f"{planned.variant.name}, seed {planned.settings.seed} ({number} of {len(runs)})"
+        if planned.finished:
+            print(f"{name}: finished before", flush=True)
+            continue
+        print(f"{name}:", flush=True)
+        results.clear(planned.folder)
+        if not _completes(planned, engine):
+            print(f"fedmetanas: {name} failed", file=sys.stderr, flush=True)
+    rows = [
+        Row(v.name, v.about, {r.settings.seed: r.folder for r in runs if r.variant is v})
+        for v in variants
+    ]
+    print(write_tables(rows, out))
+    draw_curves(rows, out)
+    print(f"comparison: {out.absolute()}")
+    return 0 if all(planned.finished for planned in runs) else 1
+
+
+def _refuse_other_settings(planned: Run) -> None:
+    """Raise if the folder holds results of other settings, or something else."""
+    path = planned.folder / results.SETTINGS
+    if not path.exists():
+        if planned.folder.exists() and results.holds_more(planned.folder):
+            raise SettingsError(f"--out: {planned.folder} is not the folder of a run")
+        return
+    try:
+        found = from_yaml(path.read_text(encoding="utf-8"), source=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read {path}: {error}") from None
+    if found != planned.settings:
+        raise SettingsError(f"--out: {path} has other settings than now; name a new folder")
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"--out: cannot write to {out}: {error.strerror}") from None
+
+
+def _completes(planned: Run, engine: str) -> bool:
+    """Run in a process of its own, so that none can harm another; return whether it completed."""
+    arguments = (planned.settings.to_yaml(), engine, str(planned.folder))
+    process = multiprocessing.get_context("spawn").Process(target=_run_alone, args=arguments)
+    process.start()
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        process.join(LAST_WORDS)  # the terminal has told it, too
+        raise
+    finally:
+        process.terminate()
+    return process.exitcode == 0 and planned.finished
+
+
+def _run_alone(settings: str, engine: str, out: str) -> None:
+    """Be the process of a run."""
+    try:
+        sys.exit(run(from_yaml(settings), engine, out))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,181 @@
+"""The tables of a comparison: CSV, JSON and Markdown, mean and standard deviation over seeds.
+
+The seconds are those of the algorithm: of clients, server and transport. Evaluation is left out for
+all variants alike, because how often it is done is not theirs to choose.
+"""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from . import results
+
+TABLE = "table"  # and .csv, .json, .md
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the tables.
+
+    Attributes
+    ----------
+    name : str
+        In CSV and JSON.
+    title : str
+        In Markdown.
+    path : str
+        Where the value is in ``summary.json``, a part's behind a dot.
+    digits : int
+        Behind the decimal point in Markdown.
+    unit : float
+        What the value is divided by.
+    """
+
+    name: str
+    title: str
+    path: str
+    digits: int = 4
+    unit: float = 1.0
+
+    def value(self, summary: Mapping[str, Any]) -> float | None:
+        """Return the value of a run; None where there is none, as of clients that are not there."""
+        found: Any = summary
+        for key in self.path.split("."):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return None if found is None else found / self.unit
+
+
+COLUMNS = (
+    Column("test_accuracy", "test accuracy", "test_accuracy"),
+    *(
+        Column(
+            f"{group}_{when}_{part}",
+            f"{words} {when} adaptation, {part.replace('_', ' ')}",
+            f"{group}_accuracy_{when}.{part}",
+        )
+        for group, words in (("client", "clients"), ("held_out", "never seen"))
+        for when in ("before", "after")
+        for part in ("mean", "worst_tenth")
+    ),
+    Column("seconds_search", "s search", "algorithm_seconds.search", 1),
+    Column("seconds_training", "s (re)training", "algorithm_seconds.training", 1),
+    Column("seconds_total", "s total", "algorithm_seconds.total", 1),
+    Column("mb_down", "MB down", "bytes_down", 1, 1e6),
+    Column("mb_up", "MB up", "bytes_up", 1, 1e6),
+    Column("parameters", "parameters", "parameters", 0),
+    Column("macs", "MACs", "macs", 0),
+    Column("pruning_gap", "pruning gap", "pruning_gap"),
+)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; 0 for a single one."""
+
+    mean: float
+    std: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> "Spread":
+        """Return those of some values, at least one."""
+        return Spread(statistics.fmean(values), statistics.stdev(values) if values[1:] else 0.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant in the comparison.
+
+    Attributes
+    ----------
+    name, about : str
+        Of the variant.
+    folders : dict of int to Path
+        The results folder of every seed.
+    """
+
+    name: str
+    about: str
+    folders: Mapping[int, Path]
+
+    @cached_property
+    def summaries(self) -> dict[int, dict[str, Any]]:
+        """The summaries of the runs that completed, by seed."""
+        read = {seed: results.read_summary(folder) for seed, folder in self.folders.items()}
+        return {seed: summary for seed, summary in read.items() if summary is not None}
+
+    @property
+    def failed(self) -> list[int]:
+        """The seeds of the runs that did not complete."""
+        return [seed for seed in self.folders if seed not in self.summaries]
+
+    def spread(self, column: Column) -> Spread | None:
+        """Return mean and deviation of a column; None where no run has a value."""
+        values = [column.value(summary) for summary in self.summaries.values()]
+        known = [value for value in values if value is not None]
+        return Spread.of(known) if known else None
+
+
+def write_tables(rows: Sequence[Row], folder: Path) -> str:
+    """Write ``table.csv``, ``table.json`` and ``table.md``; return the last."""
+    texts = {"csv": to_csv(rows), "json": to_json(rows), "md": to_markdown(rows)}
+    for ending, text in texts.items():
+        (folder / f"{TABLE}.{ending}").write_text(text, encoding="utf-8")
+    return texts["md"]
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return a line for each variant, a mean and a deviation for each column."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f"{c.name}_{part}" for c in COLUMNS for part in ("mean", "std")]
+    writer.writerow(["variant", "completed", "failed", *names])
+    for row in rows:
+        spreads = [row.spread(column) for column in COLUMNS]
+        values = [v for s in spreads for v in (("", "") if s is None else (s.mean, s.std))]
+        writer.writerow([row.name, len(row.summaries), len(row.failed), *values])
+    return text.getvalue()
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    """Return mean and deviation of each variant, and the values of each of its runs."""
+    tree = []
+    for row in rows:
+        spreads = {column.name: row.spread(column) for column in COLUMNS}
+        tree.append(
+            {
+                "variant": row.name,
+                "about": row.about,
+                "failed_seeds": row.failed,
+                "mean": {name: s and s.mean for name, s in spreads.items()},
+                "std": {name: s and s.std for name, s in spreads.items()},
+                "runs": [
+                    {"seed": seed, **{c.name: c.value(summary) for c in COLUMNS}}
+                    for seed, summary in row.summaries.items()
+                ],
+            }
+        )
+    return json.dumps(tree, indent=2) + "\n"
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """Return a table with ``mean ± deviation`` in its cells."""
+    lines = [["variant", "runs", *(column.title for column in COLUMNS)]]
+    lines.append(["---"] * len(lines[0]))
+    for row in rows:
+        runs = str(len(row.summaries))
+        if row.failed:
+            runs += f", failed: seed {', '.join(map(str, row.failed))}"
+        lines.append([row.name, runs, *(_cell(row.spread(column), column) for column in COLUMNS)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(spread: Spread | None, column: Column) -> str:
+    if spread is None:
+        return "-"
+    return f"{spread.mean:,.{column.digits}f} ± {spread.std:,.{column.digits}f}"
