@@ -110,7 +110,7 @@ def _refuse_other_settings(planned: Run) -> None:
     """Raise if the folder holds results of other settings, or something else."""
     path = planned.folder / results.SETTINGS
     if not path.exists():
-        if planned.folder.exists() and results.holds_more(planned.folder):
+        if planned.folder.exists() and not results.is_unused(planned.folder):
             raise SettingsError(f"--out: {planned.folder} is not the folder of a run")
         return
     try:

@@ -114,19 +114,14 @@ def read(folder: Path) -> Found:
 
 def clear(folder: Path) -> None:
     """Remove what a run that did not complete has left in its folder, and nothing else."""
-    for name in _names():
-        (folder / name).unlink(missing_ok=True)
+    for name in (SETTINGS, METRICS, GENOTYPE, WEIGHTS, SUMMARY):
+        for path in (folder / name, folder / f"{name}.part"):
+            path.unlink(missing_ok=True)
 
 
-def holds_more(path: Path) -> bool:
-    """Return whether a path is no folder, or one with something other than a run's files in it."""
-    return not path.is_dir() or bool({entry.name for entry in path.iterdir()} - _names())
-
-
-def _names() -> set[str]:
-    """Return the names of a run's files, finished and half written."""
-    names = {SETTINGS, METRICS, GENOTYPE, WEIGHTS, SUMMARY}
-    return names | {f"{name}.part" for name in names}
+def is_unused(path: Path) -> bool:
+    """Return whether a path is a folder in which a run has left nothing but half its settings."""
+    return path.is_dir() and {entry.name for entry in path.iterdir()} <= {f"{SETTINGS}.part"}
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

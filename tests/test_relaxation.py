@@ -18,6 +18,21 @@ def noise(seed: int) -> Noise:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_softmax_pairs_is_gumbel_without_its_noise(seed: int) -> None:
+    alphas, mask = random_alphas(TOPOLOGY, seed), random_mask(TOPOLOGY, 50 + seed)
+
+    without = relax(alphas, mask, TOPOLOGY, 0.6, "softmax-pairs", noise(seed))
+
+    quiet = relax(alphas, mask, TOPOLOGY, 0.6, "gumbel", None)
+    noisy = relax(alphas, mask, TOPOLOGY, 0.6, "gumbel", noise(seed))
+    plain = relax(alphas, mask, TOPOLOGY, 0.6, "softmax", None)
+    for kind in CELL_TYPES:
+        assert torch.equal(without[kind], quiet[kind])
+        assert not torch.allclose(without[kind], noisy[kind])
+        assert not torch.allclose(without[kind], plain[kind])  # it weighs the inputs
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_coefficients_are_u_times_z_by_brute_force(seed: int) -> None:
     alphas, mask, drawn, tau = (
         random_alphas(TOPOLOGY, seed),
