@@ -560,3 +560,48 @@ def test_one_seed_gives_the_same_bits(name: str) -> None:
 
     assert same_bits(runs[0].weights, runs[1].weights)
     assert not same_bits(runs[0].weights, runs[2].weights)
+
+
+def test_every_strategy_tells_its_clients_what_to_do() -> None:
+    plan = experiment_of("rounds=4").plan
+    told = {
+        name: [make_strategy(name, {}, plan).round_config(n) for n in (1, 4)]  # type: ignore[attr-defined]
+        for name in ("fedmetanas", "perfedavg", "fedavg", "random", "fednas")
+    }
+
+    learners = {name: [c.get("learner", "meta") for c in configs] for name, configs in told.items()}
+    assert learners == {
+        "fedmetanas": ["meta", "meta"],
+        "perfedavg": ["meta", "meta"],
+        "fedavg": ["sgd", "sgd"],
+        "random": ["sgd", "sgd"],
+        "fednas": ["milenas", "sgd"],
+    }
+    assert told["fednas"][0]["relaxation"] == "softmax"
+    assert (told["fednas"][1]["phase-round"], told["fednas"][1]["phase-rounds"]) == (2, 2)
+    assert told["fednas"][0]["support-share"] == 1.0
+
+
+def test_a_client_does_as_it_is_told() -> None:
+    experiment = opened("search.nodes=2")
+    results = {
+        bits(fit(experiment, "milenas")),
+        bits(fit(experiment, "milenas", **{"support-share": 0.25})),
+        bits(fit(experiment, "milenas", relaxation="gumbel")),  # it weighs the inputs
+        bits(fit(experiment, "milenas", tau=0.5)),
+        bits(fit(experiment, "sgd")),
+        bits(fit(experiment, "meta")),
+    }
+
+    assert len(results) == 6
+
+
+def test_the_server_measures_the_supernet_that_the_clients_trained() -> None:
+    listener = Listener()
+    options = "search.nodes=2", "strategy.name=fednas", "rounds=2"
+    run_search(*options, "search.relaxation=gumbel", hooks=[listener])
+    same = Listener()
+    run_search(*options, "search.relaxation=softmax", hooks=[same])
+
+    assert listener.rounds[0].test_loss == same.rounds[0].test_loss
+    assert listener.rounds[0].client_accuracy == same.rounds[0].client_accuracy
