@@ -34,14 +34,12 @@ class FedAvgNetwork(FixedNetwork):
         If a cell is not one of the search space.
     """
 
+    learner = "sgd"
+
     def __init__(
         self, plan: SearchPlan, normal: Any = None, reduce: Any = None, **options: Any
     ) -> None:
         super().__init__(plan, fixed_mask(plan, normal, reduce), **options)
-
-    def round_config(self, server_round: int) -> dict[str, Any]:
-        """Return what every node is told."""
-        return {**super().round_config(server_round), "learner": "sgd"}
 
 
 def fixed_mask(plan: SearchPlan, normal: Any, reduce: Any) -> Mask:

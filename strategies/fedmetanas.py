@@ -102,10 +102,11 @@ class FedMetaNAS(FedAvg):
         Once the mask is one-hot the alphas do nothing and do not change: they stay here.
         """
         config.update(self.round_config(server_round))
-        arrays = ArrayRecord({key: arrays[key] for key in self._alive(arrays)})
-        decided = self.mask.is_one_hot(self.plan.shape.topology)
-        arrays, self.kept = wire.without_alphas(arrays) if decided else (arrays, {})
-        return super().configure_train(server_round, arrays, config, grid)
+        sent, self.kept = self._alive(arrays), {}
+        if self.mask.is_one_hot(self.plan.shape.topology):
+            sent, alphas = wire.split(sent)
+            self.kept = wire.from_record(wire.select(arrays, alphas))
+        return super().configure_train(server_round, wire.select(arrays, sent), config, grid)
 
     def round_config(self, server_round: int) -> dict[str, Any]:
         """Return what every node is told, see :mod:`strategies.wire`; also used to evaluate.

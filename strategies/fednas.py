@@ -72,22 +72,21 @@ class FedNAS(FedMetaNAS):
 
     def round_config(self, server_round: int) -> dict[str, Any]:
         """Return what every node is told: each phase has step sizes that fall from the start."""
+        both = {**wire.round_config(1.0, self.mask), "relaxation": "softmax"}
         if server_round <= self.search_rounds:
             return {
-                **wire.round_config(1.0, self.mask),
+                **both,
                 "phase": "search",
                 "phase-round": server_round,
                 "phase-rounds": self.search_rounds,
-                "relaxation": "softmax",
                 "learner": "milenas",
                 "support-share": self.support_share,
             }
         return {
-            **wire.round_config(1.0, self.mask),
+            **both,
             "phase": "training",
             "phase-round": server_round - self.search_rounds,
             "phase-rounds": self.plan.rounds - self.search_rounds,
-            "relaxation": "softmax",
             "learner": "sgd",
         }
 

@@ -19,7 +19,14 @@ class FixedNetwork(FedMetaNAS):
         The network, as a one-hot mask.
     options
         As those of :class:`FedMetaNAS`.
+
+    Attributes
+    ----------
+    learner : str
+        What its clients do, see :mod:`strategies.wire`.
     """
+
+    learner = "meta"
 
     def __init__(self, plan: SearchPlan, mask: Mask, **options: Any) -> None:
         super().__init__(plan, **options)
@@ -27,7 +34,8 @@ class FixedNetwork(FedMetaNAS):
 
     def round_config(self, server_round: int) -> dict[str, Any]:
         """Return what every node is told."""
-        return {**super().round_config(server_round), "phase": "training"}
+        own = {"phase": "training", "learner": self.learner}
+        return {**super().round_config(server_round), **own}
 
     def prune(self, server_round: int, arrays: dict[str, AnyArray]) -> None:
         """Do nothing: all is decided."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from search_space.alphas import Mask, Topology
+from search_space.alphas import CELL_TYPES, Mask, Topology
 from search_space.complexity import count_alive_parameters
 
 from .fedmetanas import SearchPlan
@@ -38,16 +38,14 @@ class RandomNetwork(FixedNetwork):
         If `draw` is negative, or no network of that size was found.
     """
 
+    learner = "sgd"
+
     def __init__(
         self, plan: SearchPlan, draw: int = 0, parameters: int | None = None, **options: Any
     ) -> None:
         if not isinstance(draw, int) or draw < 0:
             raise ValueError(f"draw: expected a whole number, at least 0; found {draw!r}")
         super().__init__(plan, _drawn(plan, draw, parameters), **options)
-
-    def round_config(self, server_round: int) -> dict[str, Any]:
-        """Return what every node is told."""
-        return {**super().round_config(server_round), "learner": "sgd"}
 
 
 def _drawn(plan: SearchPlan, draw: int, parameters: int | None) -> Mask:
@@ -70,7 +68,7 @@ def _drawn(plan: SearchPlan, draw: int, parameters: int | None) -> Mask:
 def random_mask(topology: Topology, generator: torch.Generator) -> Mask:
     """Draw for every node two inputs, and for each an operation, all alike probable."""
     mask = {name: torch.zeros_like(tensor) for name, tensor in Mask.full(topology).items()}
-    for cell_type in ("normal", "reduce"):
+    for cell_type in CELL_TYPES:
         for own in topology.node_pairs:
             pair = own[_number(len(own), generator)]
             mask[f"input_{cell_type}"][pair] = True

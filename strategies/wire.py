@@ -16,12 +16,12 @@ What else it may hold has a default:
 ================  ============================================================
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord
 from torch import Tensor
 
 from search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
@@ -70,9 +70,14 @@ def split(keys: Collection[str]) -> tuple[list[str], list[str]]:
 
 def to_record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:
     """Return the record of a message."""
+    return _record_of({key: to_array(array) for key, array in arrays.items()})
+
+
+def _record_of(arrays: dict[str, Array]) -> ArrayRecord:
+    """Return a record of Flower's arrays."""
     record = ArrayRecord()
     # Put in at once: item by item, Flower's checks take longer than all the rest.
-    record.__dict__["_data"] = {key: to_array(array) for key, array in arrays.items()}
+    record.__dict__["_data"] = arrays
     return record
 
 
@@ -81,11 +86,9 @@ def from_record(record: ArrayRecord) -> dict[str, AnyArray]:
     return {key: from_array(array) for key, array in record.items()}
 
 
-def without_alphas(record: ArrayRecord) -> tuple[ArrayRecord, dict[str, AnyArray]]:
-    """Return a record without its arrays of alphas, and those."""
-    weights, alphas = split(record.keys())
-    rest = ArrayRecord({key: record[key] for key in weights})
-    return rest, {key: from_array(record[key]) for key in alphas}
+def select(record: ArrayRecord, keys: Iterable[str]) -> ArrayRecord:
+    """Return a record of some of the arrays of another, in the order of the keys."""
+    return _record_of({key: record[key] for key in keys})
 
 
 def round_config(tau: float, mask: Mask) -> dict[str, Any]:
