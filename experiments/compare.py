@@ -1,12 +1,16 @@
 """``fedmetanas compare``: run variants of an experiment over seeds, then write tables and plots.
 
 Every run has a folder of its own, ``<variant>/seed-<n>``. One that is finished is not run again,
-one that was interrupted starts anew, and one of other settings is refused.
+one that was interrupted starts anew, and one of other settings is refused. Tables and plots are
+written after every run.
 """
 
+import fcntl
 import multiprocessing
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +53,7 @@ def compare(
     overrides: Sequence[str],
     variants: Sequence[Variant],
     seeds: Sequence[int],
+    reference: str,
     engine: str,
     out: Path,
 ) -> int:
@@ -64,6 +69,8 @@ def compare(
         In the order of the table.
     seeds : sequence of int
         Each variant is run with each.
+    reference : str
+        Name of the variant that the others are set against; if it is not there, none is.
     engine : str
         Out of :data:`experiments.engines.ENGINES`.
     out : Path
@@ -87,23 +94,45 @@ def compare(
         _refuse_other_settings(planned)
         check(planned.settings)
     _make_folder(out)
-    for number, planned in enumerate(runs, start=1):
-        name = f"{planned.variant.name}, seed {planned.settings.seed} ({number} of {len(runs)})"
-        if planned.finished:
-            print(f"{name}: finished before", flush=True)
-            continue
-        print(f"{name}:", flush=True)
-        results.clear(planned.folder)
-        if not _completes(planned, engine):
-            print(f"fedmetanas: {name} failed", file=sys.stderr, flush=True)
-    rows = [
-        Row(v.name, v.about, {r.settings.seed: r.folder for r in runs if r.variant is v})
-        for v in variants
-    ]
-    print(write_tables(rows, out))
-    draw_curves(rows, out)
+    with _alone(out):
+        for number, planned in enumerate(runs, start=1):
+            name = f"{planned.variant.name}, seed {planned.settings.seed} ({number} of {len(runs)})"
+            if planned.finished:
+                print(f"{name}: finished before", flush=True)
+                continue
+            print(f"{name}:", flush=True)
+            results.clear(planned.folder)
+            if not _completes(planned, engine):
+                print(f"fedmetanas: {name} failed", file=sys.stderr, flush=True)
+            _write(runs, reference, out)
+        print(_write(runs, reference, out))
     print(f"comparison: {out.absolute()}")
     return 0 if all(planned.finished for planned in runs) else 1
+
+
+def _write(runs: Sequence[Run], reference: str, out: Path) -> str:
+    """Write tables and plots of what has finished; return the table in Markdown."""
+    folders: dict[str, dict[int, Path]] = {}
+    for one in runs:
+        folders.setdefault(one.variant.name, {})[one.settings.seed] = one.folder
+    about = {one.variant.name: one.variant.about for one in runs}
+    set_against = Row(reference, "", folders[reference]) if reference in folders else None
+    rows = [Row(name, about[name], folders[name], set_against) for name in folders]
+    draw_curves(rows, out)
+    return write_tables(rows, out)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder: two comparisons in one would write over each other's runs."""
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise SettingsError(f"--out: another comparison is running in {out}") from None
+    finally:
+        os.close(handle)
 
 
 def _refuse_other_settings(planned: Run) -> None:

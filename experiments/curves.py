@@ -48,3 +48,24 @@ def read_curve(folder: Path) -> list[Point]:
         if accuracy is not None:
             points.append(Point(line["round"], seconds, megabytes, accuracy, line["phase"]))
     return points
+
+
+def of_network(curve: list[Point]) -> list[Point]:
+    """Return the points at which there is a network to use: where one is trained anew, only those.
+
+    A search that trains what it finds anew measures its supernet before, which nobody gets.
+    """
+    trained = [point for point in curve if point.phase == "training"]
+    return trained or curve
+
+
+def seconds_to(curve: list[Point], accuracy: float) -> float | None:
+    """Return the seconds after which a network first had an accuracy; None if it never had."""
+    reached = (point.seconds for point in of_network(curve) if point.accuracy >= accuracy)
+    return next(reached, None)
+
+
+def accuracy_at(curve: list[Point], seconds: float) -> float | None:
+    """Return the last accuracy measured within some seconds; None if there was no network yet."""
+    within = [point.accuracy for point in of_network(curve) if point.seconds <= seconds]
+    return within[-1] if within else None

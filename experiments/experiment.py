@@ -24,7 +24,7 @@ from .cache import open_dataset
 from .datasets import Dataset, Images, Source
 from .partition_cache import open_partition
 from .partitions import Plan, Split, split
-from .randomness import torch_generator
+from .randomness import rng, torch_generator
 from .settings import Settings, SettingsError, from_run_config
 
 
@@ -96,11 +96,15 @@ class Experiment:
     def batches(
         self, images: Images, indices: np.ndarray[Any, Any] | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches of all the images, or those of some indices, in order, for evaluation."""
+        """Yield batches of all the images, or those of some indices, for evaluation.
+
+        Their order is drawn, always the same: batch normalisation uses the statistics of the batch,
+        and files often come sorted by class. The batches are of equal size, but for one image.
+        """
         indices = np.arange(len(images.labels)) if indices is None else indices
-        size = self.settings.evaluation.batch_size
-        for start in range(0, len(indices), size):
-            yield self.batch(images, indices[start : start + size])
+        order = rng("evaluation order", seed=0).permutation(indices)
+        for chosen in np.array_split(order, -(-len(order) // self.settings.evaluation.batch_size)):
+            yield self.batch(images, np.sort(chosen))
 
 
 def open_data(settings: Settings) -> Dataset:
@@ -110,10 +114,24 @@ def open_data(settings: Settings) -> Dataset:
     ------
     DataError
         If it is missing or damaged.
+    SettingsError
+        If it has fewer training images than were asked for.
     """
     data = settings.data
     source = Source(data.dataset, Path(data.root), data.download, data.image_size)
-    return open_dataset(source, data.cache)
+    dataset = open_dataset(source, data.cache)
+    if data.train_images is None:
+        return dataset
+    return replace(dataset, train=_some(dataset.train, data.train_images))
+
+
+def _some(images: Images, count: int) -> Images:
+    """Draw so many of some images, the same ones whatever the seed of a run."""
+    known = len(images.labels)
+    if count > known:
+        raise SettingsError(f"data.train_images: there are {known} training images; found {count}")
+    chosen = np.sort(rng("train images", seed=0).choice(known, count, replace=False))
+    return Images(images.images[chosen], images.labels[chosen])
 
 
 def open_experiment(settings: Settings) -> Experiment:

@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--seeds", default="0,1,2", metavar="N,...", help="default: %(default)s")
     many.add_argument("--variants", type=Path, metavar="FILE", help="variants of your own, YAML")
     many.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="what the others are set against; default: fednas, if it is among them",
+    )
+    many.add_argument(
         "--out", type=Path, metavar="DIR", help="default: results/EXPERIMENT-comparison"
     )
     many.set_defaults(command=_compare)
@@ -121,14 +126,24 @@ def _run(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     """Run variants of an experiment over seeds."""
-    variants = choose(options.strategies.split(","), read_variants(options.variants))
+    variants = choose(
+        options.strategies.split(","), read_variants(options.variants), "--strategies"
+    )
     seeds = _seeds(options.seeds)
+    if options.reference is not None:
+        choose([options.reference], {variant.name: variant for variant in variants}, "--reference")
     if any(override.startswith("seed=") for override in options.overrides):
         raise SettingsError("seed: compare takes --seeds 0,1,2 instead")
     name = load(options.experiment, options.overrides).name
     out = options.out or Path("results") / f"{name}-comparison"
     return compare(
-        options.experiment, options.overrides, variants, seeds, options.engine, out.expanduser()
+        options.experiment,
+        options.overrides,
+        variants,
+        seeds,
+        options.reference or "fednas",
+        options.engine,
+        out.expanduser(),
     )
 
 

@@ -2,6 +2,11 @@
 
 The seconds are those of the algorithm: of clients, server and transport. Evaluation is left out for
 all variants alike, because how often it is done is not theirs to choose.
+
+One variant is the reference, and two columns set each run against the reference's run of the same
+seed: after which share of its total time the run was as accurate as it is at its end, and how much
+more accurate the run was when that time was over. A run that had ended by then counts with its
+last accuracy.
 """
 
 import csv
@@ -15,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import results
+from .curves import accuracy_at, read_curve, seconds_to
 
 TABLE = "table"  # and .csv, .json, .md
 
@@ -30,7 +36,8 @@ class Column:
     title : str
         In Markdown.
     path : str
-        Where the value is in ``summary.json``, a part's behind a dot.
+        Where the value is in ``summary.json`` (or in ``against``, see :class:`Row`), a part's
+        behind a dot.
     digits : int
         Behind the decimal point in Markdown.
     unit : float
@@ -71,6 +78,8 @@ COLUMNS = (
     Column("parameters", "parameters", "parameters", 0),
     Column("macs", "MACs", "macs", 0),
     Column("pruning_gap", "pruning gap", "pruning_gap"),
+    Column("time_to_reference", "time to reference's accuracy / its time", "against.time", 2),
+    Column("ahead_of_reference", "accuracy less reference's, equal time", "against.accuracy"),
 )
 
 
@@ -97,17 +106,36 @@ class Row:
         Of the variant.
     folders : dict of int to Path
         The results folder of every seed.
+    reference : Row or None
+        What it is set against.
     """
 
     name: str
     about: str
     folders: Mapping[int, Path]
+    reference: "Row | None" = None
 
     @cached_property
     def summaries(self) -> dict[int, dict[str, Any]]:
-        """The summaries of the runs that completed, by seed."""
+        """The summaries of the runs that completed, by seed, with ``against`` in each."""
         read = {seed: results.read_summary(folder) for seed, folder in self.folders.items()}
-        return {seed: summary for seed, summary in read.items() if summary is not None}
+        known = {seed: summary for seed, summary in read.items() if summary is not None}
+        return {seed: {**known[seed], "against": self._against(seed)} for seed in known}
+
+    def _against(self, seed: int) -> dict[str, float | None]:
+        """Set a run against the reference's of the same seed."""
+        if self.reference is None or seed not in self.reference.folders:
+            return {}
+        reference = results.read_summary(self.reference.folders[seed])
+        if reference is None:
+            return {}
+        curve = read_curve(self.folders[seed])
+        final, total = reference["test_accuracy"], reference["algorithm_seconds"]["total"]
+        reached, then = seconds_to(curve, final), accuracy_at(curve, total)
+        return {
+            "time": None if reached is None else reached / total,
+            "accuracy": None if then is None else then - final,
+        }
 
     @property
     def failed(self) -> list[int]:

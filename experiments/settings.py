@@ -92,6 +92,7 @@ class DataSettings:
     download: bool = setting(False)
     cache: str = setting("")  # empty: $XDG_CACHE_HOME/fedmetanas or ~/.cache/fedmetanas
     image_size: int | None = setting(None, at_least(8))  # imagefolder: resize all to this side
+    train_images: int | None = setting(None, at_least(1))  # so many, drawn once; null: all
     partition: str = setting("dirichlet", one_of(("iid", "dirichlet", "pathological")))
     concentration: float = setting(0.5, above(0))  # dirichlet: small means unlike clients
     classes_per_client: int = setting(2, at_least(1))  # pathological

@@ -89,8 +89,8 @@ def _variant(name: Any, declared: Any, where: str) -> Variant:
     return Variant(name, about, tuple(settings), float(times))
 
 
-def choose(names: Sequence[str], variants: Mapping[str, Variant]) -> list[Variant]:
-    """Return the variants of some names, in their order.
+def choose(names: Sequence[str], variants: Mapping[str, Variant], option: str) -> list[Variant]:
+    """Return the variants of some names, in their order; `option` is what messages name.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def choose(names: Sequence[str], variants: Mapping[str, Variant]) -> list[Varian
         if name not in variants:
             known = ", ".join(variants)
             hint = nearest(name, list(variants))
-            raise SettingsError(f"--strategies: expected some of {known}; found {name!r}{hint}")
+            raise SettingsError(f"{option}: expected some of {known}; found {name!r}{hint}")
         if names.count(name) > 1:
-            raise SettingsError(f"--strategies: {name!r} stands twice")
+            raise SettingsError(f"{option}: {name!r} stands twice")
     return [variants[name] for name in names]

@@ -1,7 +1,9 @@
 """`fedmetanas compare`: what it runs, what it does not run again, what it writes."""
 
 import csv
+import fcntl
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import tiny
 
-from experiments.curves import Point, read_curve
+from experiments.curves import Point, accuracy_at, read_curve, seconds_to
 from experiments.main import main
 from experiments.plots import mean_curve
 from experiments.report import COLUMNS, Column, Row, Spread, to_csv, to_json, to_markdown
@@ -68,19 +70,23 @@ def test_every_column_is_filled(comparison: Path) -> None:
         assert [run["seed"] for run in row["runs"]] == [0]
         for values in (row["mean"], row["std"], *row["runs"]):
             assert values.keys() - {"seed"} == {column.name for column in COLUMNS}
-            assert all(isinstance(value, float | int) for value in values.values())
+            compared_with_fednas = {"time_to_reference"}  # may never have been as accurate
+            filled = values.keys() - compared_with_fednas
+            assert all(isinstance(values[name], float | int) for name in filled)
         assert row["mean"]["seconds_total"] > 0
         assert row["mean"]["macs"] > row["mean"]["parameters"] > 0
     with (comparison / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["variant"] for line in lines] == list(table)
     for line in lines:
-        assert all(value != "" for value in line.values())
+        empty = {name for name, value in line.items() if value == ""}
+        assert empty <= {"time_to_reference_mean", "time_to_reference_std"}
         assert float(line["test_accuracy_mean"]) == table[line["variant"]]["mean"]["test_accuracy"]
     rows = (comparison / "table.md").read_text().splitlines()
     assert len(rows) == 4
     assert {row.count("|") for row in rows} == {len(COLUMNS) + 3}
-    assert all("-" not in cell for row in rows[2:] for cell in row.split(" | ")[1:])
+    cells = [row.split(" | ")[1:] for row in rows[2:]]
+    assert all("±" in cell for line in cells for cell in line[1:-2])
 
 
 def test_the_values_are_those_of_the_runs(comparison: Path) -> None:
@@ -246,6 +252,8 @@ def test_a_folder_of_something_else_is_left_alone(
         (["--seeds", "9" * 5000], ["--seeds"]),
         (["search.node=3"], ["search.node", "search.nodes"]),
         (["seed=3"], ["--seeds"]),
+        (["--reference", "fedav"], ["--reference", "'fedav'", "'fedavg'"]),
+        (["--reference", "random"], ["--reference", "'random'", "fednas-short"]),
         (["rounds=1"], ["fednas", "rounds at least 2"]),
         (["search.operations=[skip_connect]"], ["fedavg", "sep_conv_3x3"]),
         (["--variants", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
@@ -290,6 +298,21 @@ def test_other_settings_than_before_are_refused(
     assert len(said.splitlines()) == 1
     assert str(folder / "settings.yaml") in said
     assert files_of(copied) == before
+
+
+def test_a_folder_that_another_comparison_writes_to_is_refused(
+    copied: Path, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_of(copied)
+    handle = os.open(copied, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+    assert compared(experiment, copied, "--strategies", "fedavg") == 2
+    assert "another comparison is running" in capsys.readouterr().err
+    assert files_of(copied) == before
+
+    os.close(handle)
+    assert compared(experiment, copied, "--strategies", "fedmetanas,fednas") == 0
 
 
 # Variants
@@ -367,7 +390,7 @@ def test_a_variants_settings_win_over_the_command_line(experiment: str) -> None:
 
     assert (settings.client.inner_lr, settings.rounds, settings.seed) == (0.5, 6, 7)
     assert settings.clients == 2
-    assert choose(["mine"], {"mine": variant}) == [variant]
+    assert choose(["mine"], {"mine": variant}, "--strategies") == [variant]
 
 
 # Tables by numbers worked out by hand
@@ -433,6 +456,73 @@ def test_curves_are_averaged_place_by_place() -> None:
     assert spreads[0].std == pytest.approx(0.02**0.5)
     assert mean_curve([first, second], "seconds", "search")[0] == [3.0]
     assert mean_curve([], "seconds", "search") == ([], [])
+
+
+CURVE = [Point(1, 10.0, 1.0, 0.6, "search"), Point(2, 20.0, 2.0, 0.5, "search")]
+ANEW = [*CURVE, Point(3, 30.0, 3.0, 0.4, "training"), Point(4, 40.0, 4.0, 0.7, "training")]
+
+
+@pytest.mark.parametrize(
+    ("curve", "accuracy", "seconds"),
+    [(CURVE, 0.5, 10.0), (CURVE, 0.61, None), (ANEW, 0.5, 40.0), (ANEW, 0.4, 30.0)],
+)
+def test_seconds_to_an_accuracy(curve: list[Point], accuracy: float, seconds: float | None) -> None:
+    assert seconds_to(curve, accuracy) == seconds
+
+
+@pytest.mark.parametrize(
+    ("curve", "seconds", "accuracy"),
+    [
+        (CURVE, 9.0, None),
+        (CURVE, 19.9, 0.6),
+        (CURVE, 99.0, 0.5),
+        (ANEW, 25.0, None),
+        (ANEW, 30, 0.4),
+    ],
+)
+def test_accuracy_after_some_seconds(
+    curve: list[Point], seconds: float, accuracy: float | None
+) -> None:
+    assert accuracy_at(curve, seconds) == accuracy
+
+
+def run_folder(folder: Path, seconds: list[float], accuracies: list[float]) -> Path:
+    """Write what a run would leave whose rounds took so long, without their evaluation."""
+    folder.mkdir()
+    for number, (own, accuracy) in enumerate(zip(seconds, accuracies, strict=True), start=1):
+        line = {
+            "round": number,
+            "phase": "search",
+            "seconds": {"total": own + 5.0, "evaluation": 5.0},
+            "bytes_down": {"weights": 1},
+            "bytes_up": {"weights": 1},
+            "test_accuracy": accuracy,
+        }
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    summary = {
+        "rounds": len(seconds),
+        "test_accuracy": accuracies[-1],
+        "algorithm_seconds": {"total": sum(seconds)},
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_run_is_set_against_the_references_run_of_its_seed(tmp_path: Path) -> None:
+    reference = Row("r", "", {0: run_folder(tmp_path / "r", [40.0, 60.0], [0.2, 0.7])})
+    fast = Row("f", "", {0: run_folder(tmp_path / "f", [20.0, 30.0], [0.75, 0.8])}, reference)
+    slow = Row("s", "", {0: run_folder(tmp_path / "s", [90.0, 50.0], [0.4, 0.6])}, reference)
+    other_seed = Row("o", "", {1: tmp_path / "f"}, reference)
+
+    table = {
+        row["variant"]: (row["mean"]["time_to_reference"], row["mean"]["ahead_of_reference"])
+        for row in json.loads(to_json([fast, slow, other_seed]))
+    }
+
+    assert table["f"] == (pytest.approx(0.2), pytest.approx(0.1))
+    assert table["s"] == (None, pytest.approx(-0.3))  # 0.4 is what it had when 100 s were over
+    assert table["o"] == (None, None)
 
 
 def test_settings_of_a_run_are_those_of_its_variant(comparison: Path, experiment: str) -> None:
