@@ -12,6 +12,11 @@ https://arxiv.org/abs/1703.03400. With theta = (w, a), a client's round is
             first order: with respect to theta'; second order: to theta, through the M steps
         theta = outer optimisers(theta; g)                      # SGD with momentum; Adam for a
 
+The outer loss is L(B_Q; theta') or, of the same cost, the sum of it and of the M support losses on
+the way there, each at its own parameters: Antoniou, Edwards and Storkey, "How to Train Your MAML",
+2019, https://arxiv.org/abs/1810.09502, section 4. In first order g is then the sum of all M + 1
+gradients, the direction of Reptile: Nichol, Achiam and Schulman, 2018, https://arxiv.org/abs/1803.02999.
+
 Parameters and data go in, parameters come out; nothing here knows of Flower, files or devices.
 """
 
@@ -83,37 +88,70 @@ def task_learner(
     second_order : bool
         Keep the graph, so that the result is differentiable in `theta`.
     """
+    return _path(theta, support, rates, clip, second_order)[0]
+
+
+def _path(
+    theta: Parameters, support: Iterable[Loss], rates: InnerRates, clip: float, second_order: bool
+) -> tuple[Parameters, list[Tensor], list[Parameters]]:
+    """Return the adapted parameters, and of each step its loss and its gradient, not clipped."""
     adapted = theta if second_order else leaves(theta)
-    for loss in support:
-        gradient = _gradient(loss(adapted)[0], adapted, create_graph=second_order)
-        gradient = gradient._replace(weights=clipped(gradient.weights, clip))
+    losses, gradients = [], []
+    for of_batch in support:
+        loss = of_batch(adapted)[0]
+        gradient = _gradient(loss, adapted, create_graph=second_order)
+        losses.append(loss)
+        gradients.append(gradient)
+        limited = gradient._replace(weights=clipped(gradient.weights, clip))
         steps = [rates.weights] * len(theta.weights) + [rates.alphas] * 4
         tensors = [
             torch.sub(value, slope, alpha=step)
-            for value, slope, step in zip(adapted.tensors(), gradient.tensors(), steps, strict=True)
+            for value, slope, step in zip(adapted.tensors(), limited.tensors(), steps, strict=True)
         ]
         adapted = theta.with_tensors(tensors)
         if not second_order:
             adapted = leaves(adapted)
-    return adapted
+    return adapted, losses, gradients
 
 
 def meta_gradient(
-    theta: Parameters, episode: Episode, rates: InnerRates, clip: float, second_order: bool
+    theta: Parameters,
+    episode: Episode,
+    rates: InnerRates,
+    clip: float,
+    second_order: bool,
+    outer_loss: str = "query",
 ) -> tuple[tuple[Tensor, Tensor], Parameters]:
-    """Return the query loss after adaptation and its gradient, for one episode.
+    """Return the query loss after adaptation, and the gradient of the outer loss, of one episode.
+
+    Parameters
+    ----------
+    theta, rates, clip, second_order
+        As those of :func:`task_learner`.
+    episode : Episode
+        The losses.
+    outer_loss : {"query", "all"}
+        That of the query batch, or the sum of it and of the support losses on the way.
 
     Returns
     -------
     loss, accuracy : Tensor
         L(B_Q; theta') and the accuracy with it, scalars without graph.
     gradient : Parameters
-        First order: with respect to theta'. Second order: with respect to theta. Not clipped.
+        First order: of each loss with respect to the parameters it was taken at. Second order:
+        with respect to theta. Not clipped.
     """
     theta = leaves(theta)
-    adapted = task_learner(theta, episode.support, rates, clip, second_order)
+    adapted, losses, gradients = _path(theta, episode.support, rates, clip, second_order)
     loss, accuracy = episode.query(adapted)
-    gradient = _gradient(loss, theta if second_order else adapted, create_graph=False)
+    if outer_loss == "query":
+        losses, gradients = [], []
+    if second_order:
+        gradient = _gradient(sum(losses, loss), theta, create_graph=False)
+    else:
+        of_query = _gradient(loss, adapted, create_graph=False)
+        slopes = zip(*(part.tensors() for part in [of_query, *gradients]), strict=True)
+        gradient = theta.with_tensors([sum(rest, first) for first, *rest in slopes])
     return (loss.detach(), accuracy), gradient
 
 
@@ -124,8 +162,9 @@ def meta_learner(
     outer: "OuterOptimizers",
     clip: float,
     second_order: bool,
+    outer_loss: str = "query",
 ) -> tuple[Parameters, Tensor]:
-    """Run a client's episodes one after the other.
+    """Run a client's episodes one after the other, see :func:`meta_gradient`.
 
     Returns
     -------
@@ -137,7 +176,7 @@ def meta_learner(
     state = outer.initial(theta)
     history = []
     for episode in episodes:
-        measured, gradient = meta_gradient(theta, episode, rates, clip, second_order)
+        measured, gradient = meta_gradient(theta, episode, rates, clip, second_order, outer_loss)
         gradient = gradient._replace(weights=clipped(gradient.weights, clip))
         theta, state = outer.step(theta, gradient, state)
         history.append(torch.stack(measured))

@@ -135,6 +135,7 @@ class MetaClient(NumPyClient):
             optimizers,
             settings.clip,
             settings.second_order,
+            settings.outer_loss,
         )
 
     def evaluate(

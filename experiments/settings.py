@@ -147,6 +147,7 @@ class ClientSettings:
     weight_decay: float = setting(3e-4, at_least(0))
     clip: float = setting(5.0, above(0))  # greatest norm of the gradient of the weights
     second_order: bool = setting(False)
+    outer_loss: str = setting("query", one_of(("query", "all")))  # all: the support losses, too
     adapt_steps: int = setting(5, at_least(0))  # before "accuracy after adaptation" is measured
 
 

@@ -125,6 +125,51 @@ def test_first_order_is_the_derivative_at_the_adapted_parameters(
         assert dot(gradient, along) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize("part", ["weights", "alphas"])
+@pytest.mark.parametrize("inner_steps", [1, 2])
+def test_the_outer_loss_of_all_in_second_order_is_the_derivative_of_the_sum(
+    inner_steps: int, part: str
+) -> None:
+    theta, episode = supernet_episode(inner_steps)
+
+    (loss, _), gradient = meta_gradient(theta, episode, RATES, NO_CLIP, True, "all")
+
+    def all_losses(start: Parameters) -> float:
+        firsts = [Episode(episode.support[:m], episode.support[m]) for m in range(inner_steps)]
+        ways = [*firsts, episode]
+        return sum(float(way.query(adapted_by_hand(start, way))[0]) for way in ways)
+
+    assert float(loss) == pytest.approx(float(episode.query(adapted_by_hand(theta, episode))[0]))
+    for seed in range(3):
+        along = direction(theta, part, seed)
+        assert dot(gradient, along) == pytest.approx(slope(all_losses, theta, along), rel=1e-3)
+
+
+@pytest.mark.parametrize("inner_steps", [0, 1, 3])
+def test_the_outer_loss_of_all_in_first_order_is_reptiles_direction(inner_steps: int) -> None:
+    # With equal rates of both parts, and a last inner step on the query batch, Reptile's
+    # theta - theta'' is the rate times the sum of all gradients.
+    theta, episode = supernet_episode(inner_steps)
+    rates = InnerRates(0.3, 0.3)
+    _, gradient = meta_gradient(theta, episode, rates, NO_CLIP, False, "all")
+
+    batches = [*episode.support, episode.query]
+    end = task_learner(theta, batches, rates, NO_CLIP, second_order=False)
+
+    for value, last, own in zip(theta.tensors(), end.tensors(), gradient.tensors(), strict=True):
+        torch.testing.assert_close((value - last) / 0.3, own, rtol=1e-9, atol=1e-12)
+
+
+def test_the_inner_clip_does_not_bound_the_support_gradients_in_the_outer_loss() -> None:
+    theta, episode = supernet_episode(1)
+    free = meta_gradient(theta, episode, InnerRates(0.0, 0.0), NO_CLIP, False, "all")[1]
+
+    bound = meta_gradient(theta, episode, InnerRates(0.0, 0.0), 1e-3, False, "all")[1]
+
+    pairs = zip(free.tensors(), bound.tensors(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
 def test_second_order_differs_from_first_order_unless_there_is_no_inner_step() -> None:
     for inner_steps, differs in ((0, False), (1, True), (2, True)):
         theta, episode = supernet_episode(inner_steps)
