@@ -38,7 +38,7 @@ from search_space.supernet import (
     build_supernet,
     initial_weights,
 )
-from server.loop import RoundResult, SearchResult, search
+from server.loop import RoundResult, SearchResult, SearchState, search
 from server.partition_grid import PartitionGrid
 from strategies import wire
 from strategies.fedmetanas import FedMetaNAS
@@ -250,7 +250,7 @@ class _Masks:
         self.strategy = strategy
         self.masks = [strategy.mask]
 
-    def on_round(self, result: RoundResult) -> None:
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
         """Note the mask that the next round starts with."""
         self.masks.append(self.strategy.mask)
 

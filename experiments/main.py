@@ -4,23 +4,25 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from search_space.genotype import GenotypeError
 from search_space.prediction import evaluate
 from strategies.registry import StrategyError
 
 from . import results
+from .checkpoint import CheckpointError
 from .compare import compare
 from .datasets import DataError
 from .drawing import draw_cells
 from .engines import ENGINES
 from .experiment import open_experiment
 from .run import run
-from .settings import SettingsError, experiments, load
+from .settings import SettingsError, experiments, from_yaml, load
 from .variant import choose, read_variants
 
 BENCH_CASES = ("step", "episode", "round", "memory")
-USER_ERRORS = (SettingsError, DataError, StrategyError, GenotypeError)
+USER_ERRORS = (SettingsError, DataError, StrategyError, GenotypeError, CheckpointError)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,8 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser("run", help="run an experiment")
-    _add_experiment(one)
-    one.add_argument("--out", default="", metavar="DIR", help="default: results/EXPERIMENT/TIME")
+    _add_experiment(one, nargs="?")
+    place = one.add_mutually_exclusive_group()
+    place.add_argument("--out", default="", metavar="DIR", help="default: results/EXPERIMENT/TIME")
+    place.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
     one.set_defaults(command=_run)
 
     many = commands.add_parser("compare", help="run variants of an experiment side by side")
@@ -97,10 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_experiment(command: argparse.ArgumentParser) -> None:
+def _add_experiment(command: argparse.ArgumentParser, **options: Any) -> None:
     """Add what says which experiment is run, and where."""
     names = ", ".join(experiments())
-    command.add_argument("experiment", metavar="EXPERIMENT", help=f"a YAML file, or one of {names}")
+    words = f"a YAML file, or one of {names}"
+    command.add_argument("experiment", metavar="EXPERIMENT", help=words, **options)
     command.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings, such as search.nodes=3"
     )
@@ -115,8 +120,19 @@ def _count(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run one experiment."""
-    return run(load(options.experiment, options.overrides), options.engine, options.out)
+    """Run one experiment, or go on with a run: its experiment need not be named again."""
+    named, overrides = options.experiment, options.overrides
+    if options.resume is None:
+        if named is None:
+            raise SettingsError(f"name a YAML file, or one of {', '.join(experiments())}")
+        return run(load(named, overrides), options.engine, options.out)
+    folder = options.resume.expanduser()
+    if named is None or "=" in named:
+        overrides = [*([named] if named else []), *overrides]
+        settings = from_yaml(results.read_settings(folder).to_yaml(), overrides)
+    else:
+        settings = load(named, overrides)
+    return run(settings, options.engine, str(folder), resume=True)
 
 
 def _compare(options: argparse.Namespace) -> int:

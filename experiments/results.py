@@ -1,6 +1,8 @@
-"""The results folder of a run: the names of its files, making one, reading one."""
+"""The results folder of a run: the names of its files, making one, writing and reading one."""
 
+import contextlib
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,11 @@ METRICS = "metrics.jsonl"
 GENOTYPE = "genotype.json"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
+CHECKPOINTS = "checkpoints"  # a folder, there until the run has completed
+
+
+class RunError(RuntimeError):
+    """A run cannot go on; its checkpoints are kept. The message is one line."""
 
 
 def make_folder(out: str, settings: Settings) -> Path:
@@ -42,7 +49,7 @@ def make_folder(out: str, settings: Settings) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             folder = _timed_folder(Path("results").absolute() / settings.name)
-        if any(folder.iterdir()):
+        if not is_unused(folder):
             raise SettingsError(f"out: {folder} is not empty; name a new folder")
         probe = folder / ".writable"
         probe.touch()
@@ -112,11 +119,48 @@ def read(folder: Path) -> Found:
     return Found(settings, genotype, network)
 
 
-def clear(folder: Path) -> None:
-    """Remove what a run that did not complete has left in its folder, and nothing else."""
-    for name in (SETTINGS, METRICS, GENOTYPE, WEIGHTS, SUMMARY):
-        for path in (folder / name, folder / f"{name}.part"):
-            path.unlink(missing_ok=True)
+def read_settings(folder: Path) -> Settings:
+    """Read the settings of a run from its folder.
+
+    Raises
+    ------
+    SettingsError
+        If they are missing or damaged.
+    """
+    path = folder / SETTINGS
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a UTF-8 text"
+        raise SettingsError(f"cannot read {path}: {reason}") from None
+    return from_yaml(text, source=str(path))
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, also if the process is killed or the power fails.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written; what was there before is still there.
+    """
+    draft = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> RunError:
+    """Return the error that says why a file of the run cannot be written."""
+    return RunError(f"cannot write {path}: {error.strerror}")
 
 
 def is_unused(path: Path) -> bool:
@@ -125,9 +169,20 @@ def is_unused(path: Path) -> bool:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Return the summary of a completed run, None if it has not completed."""
+    """Return the summary of a completed run, None if it has not completed.
+
+    Raises
+    ------
+    SettingsError
+        If it is damaged.
+    """
     path = folder / SUMMARY
     if not path.is_file():
         return None
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{path} is damaged: {error}") from None
+    if not isinstance(summary, dict):
+        raise SettingsError(f"{path} is damaged: expected keys with values")
     return summary

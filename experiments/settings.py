@@ -175,6 +175,14 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """What is kept to go on from after an interruption (section ``checkpoint``)."""
+
+    every: int = setting(1, at_least(0))  # rounds; 0: never
+    keep: int = setting(2, at_least(1))  # how many, the newest
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of an experiment.
 
@@ -196,6 +204,7 @@ class Settings:
     strategy: StrategySettings = field(default_factory=StrategySettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
 
     @property
     def partitions(self) -> int:

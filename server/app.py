@@ -1,13 +1,18 @@
 """The ServerApp: open the experiment, make the strategy, run the loop."""
 
+from pathlib import Path
+
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from experiments import checkpoint
 from experiments.experiment import experiment_of
 from experiments.results import make_folder
+from strategies import wire
 from strategies.registry import make_strategy
+from strategies.state import restore
 
-from .loop import search
+from .loop import SearchState, search
 from .progress import Progress
 from .record import Record
 
@@ -21,6 +26,18 @@ def main(grid: Grid, context: Context) -> None:
     settings = experiment.settings
     chosen = settings.strategy
     strategy = make_strategy(chosen.name, chosen.options, experiment.plan)
-    folder = make_folder(str(context.run_config.get("out", "")), settings)
+    out = str(context.run_config.get("out", ""))
+    earlier = None
+    if context.run_config.get("resume", False):
+        folder = Path(out)
+        saved, damaged = checkpoint.newest(folder, settings)
+        for line in damaged:
+            print(f"{line}; the one before it is taken", flush=True)
+        if saved is not None:
+            restore(strategy, saved.strategy)
+            earlier = SearchState(saved.round, wire.to_record(saved.arrays), saved.totals)
+    else:
+        folder = make_folder(out, settings)
     with Progress(folder, settings, experiment.topology) as progress:
-        search(grid, strategy, experiment, [Record(folder, settings), progress])
+        record = Record(folder, settings, strategy, earlier.round if earlier else 0)
+        search(grid, strategy, experiment, [record, progress], earlier)

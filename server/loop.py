@@ -98,18 +98,42 @@ class SearchResult:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SearchState:
+    """What a search is after a round, beside what its strategy remembers.
+
+    Attributes
+    ----------
+    round : int
+        The last round that is done; 0 before the first.
+    arrays : ArrayRecord
+        The global model.
+    totals : dict of str to float
+        So far: ``bytes_down`` and ``bytes_up``, ``seconds`` of all, and of the algorithm those of
+        ``search`` and ``training``.
+    """
+
+    round: int
+    arrays: ArrayRecord
+    totals: Mapping[str, float]
+
+
 class Hook(Protocol):
     """What is called beside the algorithm: records, progress, whatever else must not be in it."""
 
-    def on_round(self, result: RoundResult) -> None:
-        """Take note of a finished round."""
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
+        """Take note of a finished round, and of what the next one starts from."""
 
     def on_end(self, result: SearchResult) -> None:
         """Take note of the end of a search that completed."""
 
 
 def search(
-    grid: Grid, strategy: Strategy, experiment: Experiment, hooks: Sequence[Hook]
+    grid: Grid,
+    strategy: Strategy,
+    experiment: Experiment,
+    hooks: Sequence[Hook],
+    earlier: SearchState | None = None,
 ) -> SearchResult:
     """Run all rounds of a search and return the network it found.
 
@@ -123,31 +147,49 @@ def search(
         Settings, data and supernet.
     hooks : sequence of Hook
         Called in their order.
+    earlier : SearchState, optional
+        What the search goes on from, the strategy being what it was then.
 
     Raises
     ------
     ClientError
         If a client fails.
     """
-    settings = experiment.settings
     started = time.perf_counter()
-    arrays = wire.to_record(wire.to_arrays(*experiment.initial_parameters()))
-    totals = {"bytes_down": 0, "bytes_up": 0}
-    algorithm = {"search": 0.0, "training": 0.0}
-    for server_round in range(1, settings.rounds + 1):
-        arrays, result = _run_round(grid, strategy, experiment, server_round, arrays)
-        for key in totals:
-            totals[key] += sum(getattr(result, key).values())
-        algorithm[result.phase] += result.seconds["total"] - result.seconds["evaluation"]
+    state = earlier or _start(experiment)
+    before = state.totals["seconds"]
+    for server_round in range(state.round + 1, experiment.settings.rounds + 1):
+        arrays, result = _run_round(grid, strategy, experiment, server_round, state.arrays)
+        totals = dict(state.totals, seconds=before + time.perf_counter() - started)
+        for way in ("bytes_down", "bytes_up"):
+            totals[way] += sum(getattr(result, way).values())
+        totals[result.phase] += result.seconds["total"] - result.seconds["evaluation"]
+        state = SearchState(server_round, arrays, totals)
         for hook in hooks:
-            hook.on_round(result)
-    finished = _finish(grid, strategy, experiment, arrays)
-    algorithm["total"] = sum(algorithm.values())
-    seconds = time.perf_counter() - started
-    finished.summary.update(totals, seconds=seconds, algorithm_seconds=algorithm)
+            hook.on_round(result, state)
+    finished = _finish(grid, strategy, experiment, state.arrays)
+    finished.summary.update(_spent(state.totals, before + time.perf_counter() - started))
     for hook in hooks:
         hook.on_end(finished)
     return finished
+
+
+def _start(experiment: Experiment) -> SearchState:
+    """Return what a search starts from."""
+    arrays = wire.to_record(wire.to_arrays(*experiment.initial_parameters()))
+    totals = {"bytes_down": 0, "bytes_up": 0, "seconds": 0.0, "search": 0.0, "training": 0.0}
+    return SearchState(0, arrays, totals)
+
+
+def _spent(totals: Mapping[str, float], seconds: float) -> dict[str, Any]:
+    """Return what the summary says of bytes and seconds."""
+    algorithm = {phase: totals[phase] for phase in ("search", "training")}
+    return {
+        "bytes_down": totals["bytes_down"],
+        "bytes_up": totals["bytes_up"],
+        "seconds": seconds,
+        "algorithm_seconds": {**algorithm, "total": sum(algorithm.values())},
+    }
 
 
 def _run_round(

@@ -221,6 +221,37 @@ def test_ctrl_c_ends_the_run_and_all_its_processes(
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("engine", "another"),
+    [("ray", "inline"), pytest.param("inline", "ray", marks=pytest.mark.soak)],
+)
+def test_a_run_that_was_killed_goes_on_to_the_same_result(
+    engine: str, another: str, inline: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["run", "digits", *TINY.split(), "--engine", engine, "--out", "out"]
+    process = subprocess.Popen(
+        [str(BIN / "fedmetanas"), *arguments],
+        env={**environment, "RUN_OF_THE_TEST": str(tmp_path)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "round 1/" not in process.stdout.readline():
+        assert process.poll() is None
+
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out" / "summary.json").exists()
+    arguments = ["run", "--resume", "out", "--engine", another]
+    done = fedmetanas(*arguments, environment=environment, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "round 1/" not in done.stdout
+    assert_same_result(inline, tmp_path / "out")
+    assert left_over(str(tmp_path)) == []
+
+
 def left_over(mark: str) -> list[str]:
     """Return the command lines of processes with a mark in their environment, after a moment."""
     for _ in range(50):

@@ -12,7 +12,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam
 from safetensors.torch import load_file
-from tiny import context_of, experiment_of, run_search, same_bits, settings_of
+from tiny import context_of, experiment_of, run_search, same_bits, settings_of, strategy_of
 
 from experiments.datasets import DATASETS, FOLDERS, Dataset, Images, Source
 from experiments.datasets import register as register_dataset
@@ -24,7 +24,7 @@ from experiments.results import GENOTYPE, METRICS, SETTINGS, SUMMARY, WEIGHTS, r
 from experiments.settings import from_yaml
 from search_space.genotype import Genotype
 from server.evaluation import Spread, evaluate_network
-from server.loop import RoundResult, SearchResult, search
+from server.loop import RoundResult, SearchResult, SearchState, search
 from server.partition_grid import ClientError, PartitionGrid, draw
 from server.record import Record
 from strategies import wire
@@ -242,7 +242,7 @@ class Listener:
         self.rounds: list[RoundResult] = []
         self.ends: list[SearchResult] = []
 
-    def on_round(self, result: RoundResult) -> None:
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
         assert not self.ends
         self.rounds.append(result)
 
@@ -416,7 +416,9 @@ def test_messages_go_to_the_largest_clients_first() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("record")
-    run_search("rounds=2", hooks=[Record(path, settings_of("rounds=2"))])
+    strategy = strategy_of("rounds=2")
+    record = Record(path, settings_of("rounds=2"), strategy)
+    run_search("rounds=2", strategy=strategy, hooks=[record])
     return path
 
 
@@ -459,11 +461,11 @@ def test_genotype_and_weights_give_the_reported_accuracy(
 
 def test_a_run_that_has_not_ended_has_no_summary(tmp_path: Path) -> None:
     class Interrupted(Listener):
-        def on_round(self, result: RoundResult) -> None:
+        def on_round(self, result: RoundResult, state: SearchState) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_search(hooks=[Record(tmp_path, settings_of()), Interrupted()])
+        run_search(hooks=[Record(tmp_path, settings_of(), strategy_of()), Interrupted()])
 
     assert read_summary(tmp_path) is None
     assert len((tmp_path / METRICS).read_text().splitlines()) == 1
