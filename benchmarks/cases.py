@@ -226,14 +226,16 @@ def empty_round(clients: int, repeats: int) -> Comparison:
     def echo(message: Message, context: Context) -> Message:
         record = next(iter(message.content.array_records.values()))
         back = wire.to_record(wire.from_record(record))
-        metrics = MetricRecord({"num-examples": 1, "loss": 0.0, "accuracy": 0.0})
+        numbers = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0, "worker": 0}
+        metrics = MetricRecord({"num-examples": 1, **numbers})
         return Message(RecordDict({"arrays": back, "metrics": metrics}), reply_to=message)
 
     context = Context(1, NODE, {}, RecordDict(), {})
 
     def run() -> None:
         strategy = FedMetaNAS(experiment.plan)
-        view = PartitionGrid(InlineGrid(echo, context), range(clients), 60.0)
+        grid = InlineGrid(echo, context)
+        view = PartitionGrid(grid, range(clients), 60.0, 1, clients, lambda left, trace: None)
         messages = strategy.configure_train(1, wire.to_record(arrays), ConfigRecord(), view)
         strategy.aggregate_train(1, view.send_and_receive(messages))
 

@@ -24,7 +24,7 @@ from . import results
 from .settings import Settings, SettingsError, from_yaml
 
 FORMAT_VERSION = "1"
-MAY_CHANGE = ("rounds", "engine", "checkpoint")
+MAY_CHANGE = ("rounds", "min_replies", "engine", "checkpoint")
 
 
 class CheckpointError(ValueError):

@@ -31,6 +31,8 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Workers do all the work here. At Ray's default, 15, they starve beside any busy process.
     "RAY_worker_niceness": "0",
+    # A worker that died is started again, and says so itself: no line for each message it lost.
+    "RAY_enable_output_error_log_if_still_retry": "0",
 }
 
 
@@ -123,7 +125,14 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
                     "logging_level": "error",
                     "log_to_driver": False,
                 },
-                "client_resources": {"num_cpus": 1, "num_gpus": gpus},
+                # These are the options of Ray's actors: one that died is started again, and does
+                # its message once more.
+                "client_resources": {
+                    "num_cpus": 1,
+                    "num_gpus": gpus,
+                    "max_restarts": -1,
+                    "max_task_retries": 1,
+                },
             },
         )
     finally:
@@ -134,8 +143,11 @@ ENGINES: dict[str, Callable[[Settings, RunConfig], None]] = {"ray": run_ray, "in
 
 
 def _quieten_flower() -> None:
-    """Leave the terminal to the progress bar: Flower says several lines a round."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    """Leave the terminal to the progress bar: Flower says several lines a round.
+
+    Its errors are left out, too: the server says them once, and an exception says itself.
+    """
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
 
 
 def _app(name: str) -> Any:

@@ -171,7 +171,7 @@ class EngineSettings:
 
     workers: int | None = setting(None, at_least(1))  # null: as many as there are cores
     device: str = setting("cpu", Rule(lambda d: d in ("cpu", "cuda"), "cpu or cuda"))
-    timeout: float = setting(3600.0, above(0))  # seconds to wait for the replies of a round
+    timeout: float = setting(3600.0, above(0))  # seconds to wait for nodes, and for replies
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,7 @@ class Settings:
     rounds: int = setting(30, at_least(1))
     clients: int = setting(10, at_least(1))
     clients_per_round: int | None = setting(None, at_least(1))  # null: all of them
+    min_replies: int | None = setting(None, at_least(1))  # good ones a round; null: of half
     held_out_clients: int = setting(2, at_least(0))  # further clients, never trained on
     data: DataSettings = field(default_factory=DataSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
@@ -447,6 +448,10 @@ def _check_together(s: Settings) -> None:
     if s.drawn > s.clients:
         raise SettingsError(
             f"clients_per_round: expected at most clients={s.clients}; found {s.drawn}"
+        )
+    if s.min_replies is not None and s.min_replies > s.drawn:
+        raise SettingsError(
+            f"min_replies: expected at most the {s.drawn} clients of a round; found {s.min_replies}"
         )
     if s.data.support + s.data.query >= 1:
         raise SettingsError(

@@ -75,12 +75,15 @@ class Progress:
         self.bar.stop()
         summary = result.summary
         table = Table(title=f"{summary['name']}: the network found", show_header=False)
-        clients = summary["client_accuracy_before"], summary["client_accuracy_after"]
+        before, after = (
+            f"{summary[key]['mean']:.4f}" if key in summary else "-"
+            for key in ("client_accuracy_before", "client_accuracy_after")
+        )
         rows = {
             "test accuracy": f"{summary['test_accuracy']:.4f}",
             "pruning gap": f"{summary['pruning_gap']:.4f}",
-            "clients before adaptation": f"{clients[0]['mean']:.4f}",
-            "clients after adaptation": f"{clients[1]['mean']:.4f}",
+            "clients before adaptation": before,
+            "clients after adaptation": after,
             "parameters": f"{summary['parameters']:,}",
             "MACs an image": f"{summary['macs']:,}",
             "MB down / up": f"{summary['bytes_down'] / 1e6:.1f} / {summary['bytes_up'] / 1e6:.1f}",

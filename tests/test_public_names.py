@@ -125,7 +125,8 @@ def test_sections_of_the_settings_and_fields_of_a_round() -> None:
         return {field.name for field in dataclasses.fields(cls)}
 
     assert names(Settings) == {
-        *("name", "seed", "rounds", "clients", "clients_per_round", "held_out_clients"),
+        *("name", "seed", "rounds", "clients", "clients_per_round", "min_replies"),
+        "held_out_clients",
         *("data", "search", "client", "strategy", "evaluation", "engine", "checkpoint"),
     }
     assert names(RoundResult) >= {
