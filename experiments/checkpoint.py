@@ -5,7 +5,6 @@ its header, with a digest over everything. Nothing in it is code, and reading it
 """
 
 import dataclasses
-import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.numpy
-from safetensors import SafetensorError, safe_open
 
 from strategies.aggregation import AnyArray
 from strategies.state import pack, unpack
@@ -77,7 +75,8 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     """
     arrays: dict[str, AnyArray] = {}
     content = json.dumps(pack(vars(checkpoint), arrays))
-    header = {"format": FORMAT_VERSION, "content": content, "digest": _digest(content, arrays)}
+    digest = results.digest(content, arrays)
+    header = {"format": FORMAT_VERSION, "content": content, "digest": digest}
     path = folder / results.CHECKPOINTS / f"round-{checkpoint.round:05}.safetensors"
     results.write_file(path, safetensors.numpy.save(arrays, header))
     for older in _files(folder)[keep:]:
@@ -93,15 +92,13 @@ def read(path: Path) -> Checkpoint:
         If it is not exactly what was written.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        arrays, header = results.read_arrays(path)
+    except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     if header.get("format", FORMAT_VERSION) != FORMAT_VERSION:
         raise CheckpointError(f"{path} has the format {header['format']!r}, not {FORMAT_VERSION}")
     content = header.get("content", "")
-    if header.get("digest") != _digest(content, arrays):
+    if header.get("digest") != results.digest(content, arrays):
         raise CheckpointError(f"{path} is damaged: its digest is another")
     return Checkpoint(**unpack(json.loads(content), arrays))
 
@@ -179,12 +176,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _files(folder: Path) -> list[Path]:
     """Return the checkpoints of a run, the newest first."""
     return sorted((folder / results.CHECKPOINTS).glob("round-*.safetensors"), reverse=True)
-
-
-def _digest(content: str, arrays: Mapping[str, AnyArray]) -> str:
-    digest = hashlib.sha256(content.encode())
-    for key in sorted(arrays):
-        array = arrays[key]
-        digest.update(f"{key} {array.dtype.str} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -143,9 +143,11 @@ def _compare(options: argparse.Namespace) -> int:
         raise SettingsError("seed: compare takes --seeds 0,1,2 instead")
     name = load(options.experiment, options.overrides).name
     out = options.out or Path("results") / f"{name}-comparison"
-    return compare(
-        options.experiment, options.overrides, variants, seeds, options.engine, out.expanduser()
-    )
+    out = out.expanduser()
+    try:
+        return compare(options.experiment, options.overrides, variants, seeds, options.engine, out)
+    except OSError as error:  # of its tables and plots; the runs are processes of their own
+        raise SettingsError(f"--out: cannot write to {out}: {error.strerror}") from None
 
 
 def _seeds(text: str) -> list[int]:
@@ -172,7 +174,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _draw(options: argparse.Namespace) -> int:
     """Draw the cells into the results folder."""
     path = options.folder / "cells.png"
-    draw_cells(results.read(options.folder).genotype, path)
+    genotype = results.read(options.folder).genotype
+    try:
+        draw_cells(genotype, path)
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}") from None
     print(path)
     return 0
 

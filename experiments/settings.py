@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from search_space.genotype import LARGEST
 from search_space.operations import DEFAULT_OPERATIONS, OPERATIONS
 from search_space.relaxation import RELAXATIONS
 
@@ -91,7 +92,7 @@ class DataSettings:
     root: str = setting("data")  # where the files lie; not used by digits
     download: bool = setting(False)
     cache: str = setting("")  # empty: $XDG_CACHE_HOME/fedmetanas or ~/.cache/fedmetanas
-    image_size: int | None = setting(None, at_least(8))  # imagefolder: resize all to this side
+    image_size: int | None = setting(None, between(8, 4096))  # imagefolder: resize all to this side
     partition: str = setting("dirichlet", one_of(("iid", "dirichlet", "pathological")))
     concentration: float = setting(0.5, above(0))  # dirichlet: small means unlike clients
     classes_per_client: int = setting(2, at_least(1))  # pathological
@@ -105,9 +106,9 @@ class DataSettings:
 class SearchSettings:
     """The search space, its relaxation and its pruning (section ``search``)."""
 
-    channels: int = setting(8, at_least(1))
-    layers: int = setting(3, at_least(1))
-    nodes: int = setting(2, at_least(1))
+    channels: int = setting(8, between(1, LARGEST["channels"]))
+    layers: int = setting(3, between(1, LARGEST["layers"]))
+    nodes: int = setting(2, between(1, 100))
     operations: tuple[str, ...] = setting(
         DEFAULT_OPERATIONS,
         Rule(

@@ -6,19 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flwr.serverapp.strategy import Strategy
-from safetensors.torch import save
 
 from experiments import checkpoint
 from experiments.checkpoint import Checkpoint
 from experiments.results import (
     CHECKPOINTS,
-    GENOTYPE,
     METRICS,
     SETTINGS,
     SUMMARY,
-    WEIGHTS,
     unwritable,
     write_file,
+    write_network,
 )
 from experiments.settings import Settings
 from strategies import wire
@@ -75,8 +73,6 @@ class Record:
 
     def on_end(self, result: SearchResult) -> None:
         """Write genotype and weights, and last the summary: where it is, the run is complete."""
-        write_file(self.folder / GENOTYPE, result.genotype.to_json().encode())
-        contiguous = {name: tensor.contiguous() for name, tensor in result.weights.items()}
-        write_file(self.folder / WEIGHTS, save(contiguous))
+        write_network(self.folder, result.genotype, result.weights)
         write_file(self.folder / SUMMARY, (json.dumps(result.summary, indent=2) + "\n").encode())
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)

@@ -72,7 +72,7 @@ def pack(value: Any, arrays: dict[str, AnyArray]) -> Any:
         return value
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
         key = f"array-{len(arrays)}"
-        arrays[key] = np.array(value)
+        arrays[key] = np.array(value, order="C")  # in another, safetensors would mix it up
         return {"number" if isinstance(value, np.generic) else "array": key}
     if isinstance(value, torch.Tensor):
         return {"tensor": pack(value.detach().cpu().numpy(), arrays)}

@@ -595,7 +595,8 @@ def test_what_cannot_be_written_down_is_refused(value: Any) -> None:
 
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
-    arrays = {"weights/b": np.ones((2, 3), np.float32), "alphas/a": np.zeros(0)}
+    column_first = np.arange(6, dtype=np.float32).reshape(3, 2).T
+    arrays = {"weights/b": column_first, "alphas/a": np.zeros(0)}
     written = Checkpoint(7, arrays, {"mask": None}, {"seconds": 1.5}, "rounds: 3", {"torch": "2"})
 
     checkpoint.write(tmp_path, written, keep=1)
