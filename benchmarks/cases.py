@@ -267,7 +267,7 @@ def masks_of_a_search() -> list[tuple[Mask, int]]:
     experiment = open_experiment(settings)
     strategy = FedMetaNAS(experiment.plan)
     run_config = {"settings": settings.to_yaml()}
-    context = Context(1, NODE, {}, RecordDict(), dict(run_config))
+    context = Context(1, NODE, {"num-partitions": 1}, RecordDict(), dict(run_config))
     hook = _Masks(strategy)
     search(InlineGrid(AppByName(CLIENT_APP, run_config), context), strategy, experiment, [hook])
     counts: Counter[bytes] = Counter()

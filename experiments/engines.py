@@ -157,5 +157,9 @@ def _app(name: str) -> Any:
 
 def _context(run_config: RunConfig) -> Context:
     return Context(
-        run_id=1, node_id=NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)
+        run_id=1,
+        node_id=NODE,
+        node_config={"num-partitions": 1},
+        state=RecordDict(),
+        run_config=dict(run_config),
     )

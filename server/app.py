@@ -22,7 +22,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that the run config names; see :mod:`experiments.settings`."""
-    experiment = experiment_of(context.run_config, {})
+    experiment = experiment_of(context.run_config)
     settings = experiment.settings
     chosen = settings.strategy
     strategy = make_strategy(chosen.name, chosen.options, experiment.plan)

@@ -55,7 +55,11 @@ def experiment_of(*overrides: str) -> Experiment:
 
 def context_of(run_config: Mapping[str, Any]) -> Context:
     return Context(
-        run_id=1, node_id=NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)
+        run_id=1,
+        node_id=NODE,
+        node_config={"num-partitions": 1},
+        state=RecordDict(),
+        run_config=dict(run_config),
     )
 
 
