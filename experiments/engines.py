@@ -6,6 +6,7 @@ Both take the apps by the names in ``pyproject.toml``, as ``flwr run`` does.
 import importlib
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -114,27 +115,30 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
     gpus = 1 / workers if settings.engine.device == "cuda" else 0
     stop = threading.Event()
     try:
-        run_simulation(
-            server_app=StoppableServer(SERVER_APP, run_config, stop),  # type: ignore[arg-type]
-            client_app=AppByName(CLIENT_APP, run_config),  # type: ignore[arg-type]
-            num_supernodes=settings.partitions,
-            backend_config={
-                "init_args": {
-                    "num_cpus": workers,
-                    "include_dashboard": False,
-                    "logging_level": "error",
-                    "log_to_driver": False,
+        # A folder of its own: Ray would leave its logs in the one that all runs share.
+        with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+            run_simulation(
+                server_app=StoppableServer(SERVER_APP, run_config, stop),  # type: ignore[arg-type]
+                client_app=AppByName(CLIENT_APP, run_config),  # type: ignore[arg-type]
+                num_supernodes=settings.partitions,
+                backend_config={
+                    "init_args": {
+                        "num_cpus": workers,
+                        "include_dashboard": False,
+                        "logging_level": "error",
+                        "log_to_driver": False,
+                        "_temp_dir": folder,
+                    },
+                    # These are the options of Ray's actors: one that died is started again, and
+                    # does its message once more.
+                    "client_resources": {
+                        "num_cpus": 1,
+                        "num_gpus": gpus,
+                        "max_restarts": -1,
+                        "max_task_retries": 1,
+                    },
                 },
-                # These are the options of Ray's actors: one that died is started again, and does
-                # its message once more.
-                "client_resources": {
-                    "num_cpus": 1,
-                    "num_gpus": gpus,
-                    "max_restarts": -1,
-                    "max_task_retries": 1,
-                },
-            },
-        )
+            )
     finally:
         stop.set()
 

@@ -233,31 +233,30 @@ def test_killed_while_a_file_is_written(call: int, tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", folder)
 
 
-def kill_at_random_moments(times: int, seed: int, folder: Path, *overrides: str) -> None:
-    """Kill a run and its resumptions at random moments; at last let it end."""
-    experiment = experiment_file(folder.parent, *overrides)
-    arguments = ["run", experiment, "--engine", "inline"]
-    moments = random.Random(seed)
-    for _ in range(times):
-        begun = (folder / "settings.yaml").exists()
-        where = ["--resume" if begun else "--out", str(folder)]
-        process = in_a_process(main, [*arguments, *where])
-        process.join(moments.uniform(0.05, 0.8))
-        if process.exitcode is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-    if not (folder / "summary.json").exists():
-        assert resume(folder) == 0
-
-
-def test_killed_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("runs", "kills"), [(1, 3), *(pytest.param(20, n, marks=pytest.mark.soak) for n in (1, 3))]
+)
+def test_killed_at_random_moments(runs: int, kills: int, tmp_path: Path) -> None:
+    """Each run is killed, and its resumptions; at last it is left alone."""
     overrides = (*SETTINGS, "rounds=6")
     run_to_the_end(tmp_path / "whole", *overrides)
+    arguments = ["run", experiment_file(tmp_path, *overrides), "--engine", "inline"]
+    moments = random.Random(kills)
+    for number in range(runs):
+        folder = tmp_path / f"run-{number}"
+        for _ in range(kills):
+            begun = (folder / "settings.yaml").exists()
+            where = ["--resume" if begun else "--out", str(folder)]
+            process = in_a_process(main, [*arguments, *where])
+            process.join(moments.uniform(0.05, 3.0 / kills))
+            process.kill()
+            process.join()
+            if (folder / "summary.json").exists():
+                break
+        if not (folder / "summary.json").exists():
+            assert resume(folder) == 0
 
-    kill_at_random_moments(3, 0, tmp_path / "run", *overrides)
-
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+        assert_same_run(tmp_path / "whole", folder)
 
 
 def test_a_comparison_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
