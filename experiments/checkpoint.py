@@ -104,7 +104,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def newest(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest sound checkpoint of a run, and what is wrong with newer ones.
+    """Return the newest sound checkpoint of a run, and what a person should know of it.
 
     Parameters
     ----------
@@ -115,8 +115,9 @@ def newest(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list[st
 
     Returns
     -------
-    checkpoint, damaged
-        None if the run was stopped before its first.
+    checkpoint, notes
+        None if the run was stopped before its first. A note names a newer one that is damaged, or
+        a version that is another now, so that the bits may be.
 
     Raises
     ------
@@ -138,7 +139,13 @@ def newest(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list[st
             raise SettingsError(
                 f"rounds: {path} is of round {checkpoint.round}; found {settings.rounds}"
             )
-        return checkpoint, damaged
+        now = versions()
+        other = [
+            f"{path} was written with {name} {was}; now it is {now.get(name)}"
+            for name, was in checkpoint.versions.items()
+            if now.get(name) != was
+        ]
+        return checkpoint, damaged + other
     if damaged:
         raise CheckpointError(f"no checkpoint is sound: {damaged[0]}; start a new run")
     return None, []

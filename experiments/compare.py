@@ -106,7 +106,7 @@ def compare(
 
 
 def _refuse_other_settings(planned: Run) -> None:
-    """Raise if the folder holds results of other settings, or something else."""
+    """Raise if the folder holds results of other settings, a damaged summary, or something else."""
     path = planned.folder / results.SETTINGS
     if not path.exists():
         if planned.folder.exists() and not results.is_unused(planned.folder):
@@ -115,6 +115,7 @@ def _refuse_other_settings(planned: Run) -> None:
     found = results.read_settings(planned.folder)
     if found != planned.settings:
         raise SettingsError(f"--out: {path} has other settings than now; name a new folder")
+    results.read_summary(planned.folder)  # raises if it is damaged
 
 
 def _make_folder(out: Path) -> None:

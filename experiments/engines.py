@@ -8,11 +8,13 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from .experiment import default_workers
@@ -21,6 +23,9 @@ from .settings import Settings
 
 SERVER_APP = "server.app:app"
 CLIENT_APP = "client.app:app"
+
+ENDED = "ended"  # a file that tells workers that no reply is waited for any more
+GUARD_INTERVAL = 0.5  # seconds
 
 RunConfig = dict[str, Any]
 
@@ -60,12 +65,55 @@ class AppByName:
 
 
 @dataclass(frozen=True)
+class GuardedApp:
+    """The ClientApp in a worker of Ray, which ends when a message takes too long.
+
+    A call cannot be ended, but its process can: Ray starts another, and gives it the message once
+    more, which is then answered with an error. Without it, such a client would keep its worker.
+
+    Attributes
+    ----------
+    app : AppByName
+        The app.
+    seconds : float
+        What a message may take.
+    folder : str
+        A folder of the run, where workers note which messages they gave up.
+    """
+
+    app: AppByName
+    seconds: float
+    folder: str
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Call the ClientApp."""
+        given_up = Path(self.folder) / f"given-up-{message.metadata.message_id}"
+        if given_up.exists():
+            return Message(Error(0, f"gave up after {self.seconds:g} s"), reply_to=message)
+        answered = threading.Event()
+        threading.Thread(target=self._guard, args=(answered, given_up), daemon=True).start()
+        try:
+            return self.app(message, context)
+        finally:
+            answered.set()
+
+    def _guard(self, answered: threading.Event, given_up: Path) -> None:
+        """End this process if the message is not answered in time, or before the run ends."""
+        deadline = time.monotonic() + self.seconds
+        while not answered.wait(GUARD_INTERVAL):
+            if time.monotonic() > deadline or (Path(self.folder) / ENDED).exists():
+                given_up.touch()
+                os._exit(1)
+
+
+@dataclass(frozen=True)
 class StoppableServer:
     """The ServerApp, on a grid that ends the run when the person asks for it."""
 
     name: str
     run_config: Mapping[str, Any]
     stop: threading.Event
+    folder: str
 
     def __call__(self, grid: Grid, context: Context) -> None:
         """Call the ServerApp."""
@@ -78,7 +126,10 @@ class StoppableServer:
             return pull(message_ids)
 
         grid.pull_messages = pull_unless_stopped  # type: ignore[method-assign]
-        _app(self.name)(grid=grid, context=context)
+        try:
+            _app(self.name)(grid=grid, context=context)
+        finally:
+            (Path(self.folder) / ENDED).touch()
 
 
 def run_inline(settings: Settings, run_config: RunConfig) -> None:
@@ -117,9 +168,12 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
     try:
         # A folder of its own: Ray would leave its logs in the one that all runs share.
         with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+            server = StoppableServer(SERVER_APP, run_config, stop, folder)
+            app = AppByName(CLIENT_APP, run_config)
+            client = GuardedApp(app, settings.engine.timeout, folder)
             run_simulation(
-                server_app=StoppableServer(SERVER_APP, run_config, stop),  # type: ignore[arg-type]
-                client_app=AppByName(CLIENT_APP, run_config),  # type: ignore[arg-type]
+                server_app=server,  # type: ignore[arg-type]
+                client_app=client,  # type: ignore[arg-type]
                 num_supernodes=settings.partitions,
                 backend_config={
                     "init_args": {

@@ -198,7 +198,7 @@ class Settings:
     rounds: int = setting(30, at_least(1))
     clients: int = setting(10, at_least(1))
     clients_per_round: int | None = setting(None, at_least(1))  # null: all of them
-    min_replies: int | None = setting(None, at_least(1))  # good ones a round; null: of half
+    min_replies: int | None = setting(None, at_least(1))  # null: half of those that take part
     held_out_clients: int = setting(2, at_least(0))  # further clients, never trained on
     data: DataSettings = field(default_factory=DataSettings)
     search: SearchSettings = field(default_factory=SearchSettings)

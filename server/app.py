@@ -30,9 +30,9 @@ def main(grid: Grid, context: Context) -> None:
     earlier = None
     if context.run_config.get("resume", False):
         folder = Path(out)
-        saved, damaged = checkpoint.newest(folder, settings)
-        for line in damaged:
-            print(f"{line}; the one before it is taken", flush=True)
+        saved, notes = checkpoint.newest(folder, settings)
+        for note in notes:
+            print(note, flush=True)
         if saved is not None:
             restore(strategy, saved.strategy)
             earlier = SearchState(saved.round, wire.to_record(saved.arrays), saved.totals)

@@ -1,6 +1,7 @@
 """The record of a run: the files in its results folder."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -57,6 +58,8 @@ class Record:
         try:
             with metrics.open("a", encoding="utf-8") as file:
                 file.write(line)
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint must not be there without its line
         except OSError as error:
             raise unwritable(metrics, error) from error
         due = self.settings.checkpoint

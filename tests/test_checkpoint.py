@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,19 +243,23 @@ def test_killed_at_random_moments(runs: int, kills: int, tmp_path: Path) -> None
     run_to_the_end(tmp_path / "whole", *overrides)
     arguments = ["run", experiment_file(tmp_path, *overrides), "--engine", "inline"]
     moments = random.Random(kills)
+
+    def again(folder: Path) -> list[str]:
+        """Return the command that goes on, or starts if the kill came before anything was there."""
+        begun = (folder / "settings.yaml").exists()
+        return [*arguments, "--resume" if begun else "--out", str(folder)]
+
     for number in range(runs):
         folder = tmp_path / f"run-{number}"
         for _ in range(kills):
-            begun = (folder / "settings.yaml").exists()
-            where = ["--resume" if begun else "--out", str(folder)]
-            process = in_a_process(main, [*arguments, *where])
+            process = in_a_process(main, again(folder))
             process.join(moments.uniform(0.05, 3.0 / kills))
             process.kill()
             process.join()
             if (folder / "summary.json").exists():
                 break
-        if not (folder / "summary.json").exists():
-            assert resume(folder) == 0
+        else:
+            assert main(again(folder)) == 0
 
         assert_same_run(tmp_path / "whole", folder)
 
@@ -372,6 +377,18 @@ def test_the_one_before_a_damaged_one_is_taken(
 
     assert f"{path} is damaged" in capsys.readouterr().out
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_another_version_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_until(2, tmp_path / "run", *SETTINGS)
+    path = tmp_path / "run" / "checkpoints" / "round-00002.safetensors"
+    older = {**checkpoint.versions(), "torch": "1.0"}
+    checkpoint.write(tmp_path / "run", replace(checkpoint.read(path), versions=older), keep=2)
+
+    assert resume(tmp_path / "run") == 0
+
+    said = f"{path} was written with torch 1.0; now it is {checkpoint.versions()['torch']}"
+    assert said in capsys.readouterr().out
 
 
 # Refused

@@ -394,6 +394,7 @@ def test_clients_that_fail_when_measured_are_left_out_of_the_measurement(tmp_pat
 FAULTY_APP = """
     import os
     import sys
+    import time
 
     from client.app import app as honest
     from experiments import engines, main
@@ -403,7 +404,7 @@ FAULTY_APP = """
             (config,) = message.content.config_records.values()
             if message.metadata.message_type == "train":
                 if config["partition-id"] == 1:
-                    os._exit(1)
+                    time.sleep(10_000) if "engine.timeout=20" in sys.argv else os._exit(1)
                 if config["partition-id"] == 2:
                     # Within Flower's app, as a client's own code is.
                     message.content.config_records["config"]["learner"] = "none"
@@ -417,17 +418,27 @@ FAULTY_APP = """
 """
 
 
-def test_a_run_goes_on_without_clients_that_die_or_raise_in_every_round(
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ((), "no reply"),
+        pytest.param(
+            ("engine.timeout=20",), "no reply within 20 s (engine.timeout)", marks=pytest.mark.soak
+        ),
+    ],
+)
+def test_a_run_goes_on_without_clients_that_die_or_hang_or_raise_in_every_round(
+    settings: tuple[str, ...],
+    words: str,
     environment: dict[str, str],  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "faulty_app.py").write_text(
-        "\n".join(line.removeprefix("    ") for line in FAULTY_APP.splitlines())
-    )
+    app = tmp_path / "faulty_app.py"
+    app.write_text("\n".join(line.removeprefix("    ") for line in FAULTY_APP.splitlines()))
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    arguments = ["run", "digits", *TINY.split(), "min_replies=1", "engine.workers=2"]
+    arguments = ["run", "digits", *TINY.split(), "min_replies=1", "engine.workers=2", *settings]
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "faulty_app.py"), *arguments, "--out", "out"],
+        [sys.executable, str(app), *arguments, "--out", "out"],
         env={**environment, "PYTHONPATH": path},
         cwd=tmp_path,
         text=True,
@@ -438,9 +449,9 @@ def test_a_run_goes_on_without_clients_that_die_or_raise_in_every_round(
     assert done.returncode == 0, done.stderr
     for line in metrics_of(tmp_path / "out"):
         assert [left["client"] for left in line["left_out"]] == [1, 2]
-        assert "no reply" in line["left_out"][0]["reason"]
+        assert words in line["left_out"][0]["reason"]
         assert "ValueError: learner" in line["left_out"][1]["reason"]
-    assert "round 1: client 1 left out of train: no reply" in done.stderr
+    assert f"round 1: client 1 left out of train: {words}" in done.stderr
     assert "round 2: client 2 left out of train: ValueError: learner" in done.stderr
     assert done.stderr.count("Traceback") == 1
 
