@@ -404,7 +404,8 @@ FAULTY_APP = """
             (config,) = message.content.config_records.values()
             if message.metadata.message_type == "train":
                 if config["partition-id"] == 1:
-                    time.sleep(10_000) if "engine.timeout=20" in sys.argv else os._exit(1)
+                    hangs = "timeout: 20.0" in context.run_config["settings"]
+                    time.sleep(10_000) if hangs else os._exit(1)
                 if config["partition-id"] == 2:
                     # Within Flower's app, as a client's own code is.
                     message.content.config_records["config"]["learner"] = "none"
