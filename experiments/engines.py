@@ -6,10 +6,12 @@ Both take the apps by the names in ``pyproject.toml``, as ``flwr run`` does.
 import importlib
 import logging
 import os
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,12 +167,12 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
     workers = min(workers, settings.partitions)
     gpus = 1 / workers if settings.engine.device == "cuda" else 0
     stop = threading.Event()
-    try:
-        # A folder of its own: Ray would leave its logs in the one that all runs share.
-        with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-            server = StoppableServer(SERVER_APP, run_config, stop, folder)
-            app = AppByName(CLIENT_APP, run_config)
-            client = GuardedApp(app, settings.engine.timeout, folder)
+    # A folder of its own: Ray would leave its logs in the one that all runs share.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        server = StoppableServer(SERVER_APP, run_config, stop, folder)
+        app = AppByName(CLIENT_APP, run_config)
+        client = GuardedApp(app, settings.engine.timeout, folder)
+        with stopped_by_ctrl_c(stop, Path(folder) / ENDED):
             run_simulation(
                 server_app=server,  # type: ignore[arg-type]
                 client_app=client,  # type: ignore[arg-type]
@@ -193,7 +195,27 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
                     },
                 },
             )
+
+
+@contextmanager
+def stopped_by_ctrl_c(stop: threading.Event, ended: Path) -> Iterator[None]:
+    """Let the first Ctrl-C end server and workers in good order; a second one acts at once.
+
+    An exception here would end Ray while threads of Flower wait for it, and they would for ever.
+    """
+
+    def ask(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, previous)
+        stop.set()
+        ended.touch()
+
+    previous = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    except StoppedError:
+        raise KeyboardInterrupt from None
     finally:
+        signal.signal(signal.SIGINT, previous)
         stop.set()
 
 
