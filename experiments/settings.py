@@ -256,7 +256,7 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Settings:
         path = FOLDER / f"{experiment}.yaml"
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
-            raise SettingsError(f"{path}: an experiment has at most {MAX_YAML_BYTES} bytes")
+            raise _enormous(str(path))
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a UTF-8 text"
@@ -324,10 +324,16 @@ class _Loader(yaml.SafeLoader):
 
 def read_yaml(text: str, source: str) -> Any:
     """Read YAML text, or raise with the source's name."""
+    if len(text) > MAX_YAML_BYTES:
+        raise _enormous(source)
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{source} is not valid YAML: {_one_line(error)}") from None
+
+
+def _enormous(source: str) -> SettingsError:
+    return SettingsError(f"{source}: an experiment has at most {MAX_YAML_BYTES} bytes")
 
 
 def _apply(tree: dict[Any, Any], override: str) -> None:

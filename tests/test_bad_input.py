@@ -153,6 +153,7 @@ def exchange(path: Path, old: bytes, new: bytes) -> None:
         ("weights.safetensors", b"", ["weights.safetensors"]),
         ("weights.safetensors", b"\x80\x04K\x01.", ["weights.safetensors"]),
         ("weights.safetensors", b"\xff" * 100, ["weights.safetensors"]),
+        ("settings.yaml", b"#" * 1_000_001, ["settings.yaml", "at most 1000000 bytes"]),
         ("settings.yaml", b"a: &x [1]\nb: *x", ["settings.yaml", "aliases"]),
         ("settings.yaml", b"a: !!python/object:os.system {}", ["settings.yaml", "tags"]),
     ],
