@@ -419,14 +419,10 @@ FAULTY_APP = """
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [
-        ((), "no reply"),
-        pytest.param(
-            ("engine.timeout=20",), "no reply within 20 s (engine.timeout)", marks=pytest.mark.soak
-        ),
-    ],
+    [((), "no reply"), (("engine.timeout=20",), "no reply within 20 s (engine.timeout)")],
 )
 def test_a_run_goes_on_without_clients_that_die_or_hang_or_raise_in_every_round(
     settings: tuple[str, ...],
