@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run install test lint
+.PHONY: run install test soak lint
 
 run: install
 	$(VENV)/bin/fedmetanas run digits
@@ -23,3 +23,7 @@ lint: install
 
 test: lint
 	$(VENV)/bin/python -m pytest
+
+# The long versions of the tests: less than 20 minutes.
+soak: install
+	timeout 1200 $(VENV)/bin/python -m pytest -m soak

@@ -38,7 +38,7 @@ from search_space.supernet import (
     build_supernet,
     initial_weights,
 )
-from server.loop import RoundResult, SearchResult, search
+from server.loop import RoundResult, SearchResult, SearchState, search
 from server.partition_grid import PartitionGrid
 from strategies import wire
 from strategies.fedmetanas import FedMetaNAS
@@ -226,14 +226,16 @@ def empty_round(clients: int, repeats: int) -> Comparison:
     def echo(message: Message, context: Context) -> Message:
         record = next(iter(message.content.array_records.values()))
         back = wire.to_record(wire.from_record(record))
-        metrics = MetricRecord({"num-examples": 1, "loss": 0.0, "accuracy": 0.0})
+        numbers = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0, "worker": 0}
+        metrics = MetricRecord({"num-examples": 1, **numbers})
         return Message(RecordDict({"arrays": back, "metrics": metrics}), reply_to=message)
 
     context = Context(1, NODE, {}, RecordDict(), {})
 
     def run() -> None:
         strategy = FedMetaNAS(experiment.plan)
-        view = PartitionGrid(InlineGrid(echo, context), range(clients), 60.0)
+        grid = InlineGrid(echo, context)
+        view = PartitionGrid(grid, range(clients), 60.0, 1, clients, lambda left, trace: None)
         messages = strategy.configure_train(1, wire.to_record(arrays), ConfigRecord(), view)
         strategy.aggregate_train(1, view.send_and_receive(messages))
 
@@ -250,7 +252,7 @@ class _Masks:
         self.strategy = strategy
         self.masks = [strategy.mask]
 
-    def on_round(self, result: RoundResult) -> None:
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
         """Note the mask that the next round starts with."""
         self.masks.append(self.strategy.mask)
 
@@ -265,7 +267,7 @@ def masks_of_a_search() -> list[tuple[Mask, int]]:
     experiment = open_experiment(settings)
     strategy = FedMetaNAS(experiment.plan)
     run_config = {"settings": settings.to_yaml()}
-    context = Context(1, NODE, {}, RecordDict(), dict(run_config))
+    context = Context(1, NODE, {"num-partitions": 1}, RecordDict(), dict(run_config))
     hook = _Masks(strategy)
     search(InlineGrid(AppByName(CLIENT_APP, run_config), context), strategy, experiment, [hook])
     counts: Counter[bytes] = Counter()

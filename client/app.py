@@ -1,9 +1,11 @@
 """The ClientApp: Flower's messages to and from the NumPyClient."""
 
 import os
+import traceback
+from collections.abc import Callable
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from experiments.experiment import experiment_of
@@ -11,7 +13,20 @@ from strategies import wire
 
 from .numpy_client import MetaClient
 
-app = ClientApp()
+Handler = Callable[[Message, Context], Message]
+
+RAISED = 2  # Flower's error code of an app that raised
+
+
+def report_errors(message: Message, context: Context, call_next: Handler) -> Message:
+    """Reply with the traceback where a handler raises, the same whichever engine runs it."""
+    try:
+        return call_next(message, context)
+    except Exception:
+        return Message(Error(RAISED, traceback.format_exc()), reply_to=message)
+
+
+app = ClientApp(mods=[report_errors])
 
 
 @app.train()

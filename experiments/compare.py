@@ -1,8 +1,8 @@
 """``fedmetanas compare``: run variants of an experiment over seeds, then write tables and plots.
 
 Every run has a folder of its own, ``<variant>/seed-<n>``. One that is finished is not run again,
-one that was interrupted starts anew, and one of other settings is refused. Tables and plots are
-written after every run.
+one that was interrupted goes on from its checkpoint, and one of other settings is refused. Tables
+and plots are written after every run.
 """
 
 import fcntl
@@ -101,7 +101,6 @@ def compare(
                 print(f"{name}: finished before", flush=True)
                 continue
             print(f"{name}:", flush=True)
-            results.clear(planned.folder)
             if not _completes(planned, engine):
                 print(f"fedmetanas: {name} failed", file=sys.stderr, flush=True)
             _write(runs, reference, out)
@@ -136,18 +135,16 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _refuse_other_settings(planned: Run) -> None:
-    """Raise if the folder holds results of other settings, or something else."""
+    """Raise if the folder holds results of other settings, a damaged summary, or something else."""
     path = planned.folder / results.SETTINGS
     if not path.exists():
         if planned.folder.exists() and not results.is_unused(planned.folder):
             raise SettingsError(f"--out: {planned.folder} is not the folder of a run")
         return
-    try:
-        found = from_yaml(path.read_text(encoding="utf-8"), source=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read {path}: {error}") from None
+    found = results.read_settings(planned.folder)
     if found != planned.settings:
         raise SettingsError(f"--out: {path} has other settings than now; name a new folder")
+    results.read_summary(planned.folder)  # raises if it is damaged
 
 
 def _make_folder(out: Path) -> None:
@@ -174,7 +171,8 @@ def _completes(planned: Run, engine: str) -> bool:
 
 def _run_alone(settings: str, engine: str, out: str) -> None:
     """Be the process of a run."""
+    begun = (Path(out) / results.SETTINGS).exists()
     try:
-        sys.exit(run(from_yaml(settings), engine, out))
+        sys.exit(run(from_yaml(settings), engine, out, resume=begun))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,6 +1,5 @@
 """How the test accuracy of a run rose: with rounds, seconds and megabytes."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +32,16 @@ class Point:
 
 
 def read_curve(folder: Path) -> list[Point]:
-    """Return what a completed run measured; the last point is that of the network it ends with."""
-    lines = (folder / results.METRICS).read_text(encoding="utf-8").splitlines()
+    """Return what a completed run measured; the last point is that of the network it ends with.
+
+    Raises
+    ------
+    SettingsError
+        If a file of the run is missing or damaged.
+    """
     summary = results.read_summary(folder)
     points, seconds, megabytes = [], 0.0, 0.0
-    for text in lines:
-        line = json.loads(text)
+    for line in results.read_metrics(folder):
         seconds += line["seconds"]["total"] - line["seconds"]["evaluation"]
         for way in ("bytes_down", "bytes_up"):
             megabytes += sum(line[way].values()) / 1e6

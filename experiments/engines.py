@@ -6,12 +6,17 @@ Both take the apps by the names in ``pyproject.toml``, as ``flwr run`` does.
 import importlib
 import logging
 import os
+import signal
+import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from .experiment import default_workers
@@ -20,6 +25,9 @@ from .settings import Settings
 
 SERVER_APP = "server.app:app"
 CLIENT_APP = "client.app:app"
+
+ENDED = "ended"  # a file that tells workers that no reply is waited for any more
+GUARD_INTERVAL = 0.5  # seconds
 
 RunConfig = dict[str, Any]
 
@@ -31,6 +39,8 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Workers do all the work here. At Ray's default, 15, they starve beside any busy process.
     "RAY_worker_niceness": "0",
+    # A worker that died is started again, and says so itself: no line for each message it lost.
+    "RAY_enable_output_error_log_if_still_retry": "0",
 }
 
 
@@ -57,12 +67,55 @@ class AppByName:
 
 
 @dataclass(frozen=True)
+class GuardedApp:
+    """The ClientApp in a worker of Ray, which ends when a message takes too long.
+
+    A call cannot be ended, but its process can: Ray starts another, and gives it the message once
+    more, which is then answered with an error. Without it, such a client would keep its worker.
+
+    Attributes
+    ----------
+    app : AppByName
+        The app.
+    seconds : float
+        What a message may take.
+    folder : str
+        A folder of the run, where workers note which messages they gave up.
+    """
+
+    app: AppByName
+    seconds: float
+    folder: str
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Call the ClientApp."""
+        given_up = Path(self.folder) / f"given-up-{message.metadata.message_id}"
+        if given_up.exists():
+            return Message(Error(0, f"gave up after {self.seconds:g} s"), reply_to=message)
+        answered = threading.Event()
+        threading.Thread(target=self._guard, args=(answered, given_up), daemon=True).start()
+        try:
+            return self.app(message, context)
+        finally:
+            answered.set()
+
+    def _guard(self, answered: threading.Event, given_up: Path) -> None:
+        """End this process if the message is not answered in time, or before the run ends."""
+        deadline = time.monotonic() + self.seconds
+        while not answered.wait(GUARD_INTERVAL):
+            if time.monotonic() > deadline or (Path(self.folder) / ENDED).exists():
+                given_up.touch()
+                os._exit(1)
+
+
+@dataclass(frozen=True)
 class StoppableServer:
     """The ServerApp, on a grid that ends the run when the person asks for it."""
 
     name: str
     run_config: Mapping[str, Any]
     stop: threading.Event
+    folder: str
 
     def __call__(self, grid: Grid, context: Context) -> None:
         """Call the ServerApp."""
@@ -75,7 +128,10 @@ class StoppableServer:
             return pull(message_ids)
 
         grid.pull_messages = pull_unless_stopped  # type: ignore[method-assign]
-        _app(self.name)(grid=grid, context=context)
+        try:
+            _app(self.name)(grid=grid, context=context)
+        finally:
+            (Path(self.folder) / ENDED).touch()
 
 
 def run_inline(settings: Settings, run_config: RunConfig) -> None:
@@ -111,22 +167,55 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
     workers = min(workers, settings.partitions)
     gpus = 1 / workers if settings.engine.device == "cuda" else 0
     stop = threading.Event()
-    try:
-        run_simulation(
-            server_app=StoppableServer(SERVER_APP, run_config, stop),  # type: ignore[arg-type]
-            client_app=AppByName(CLIENT_APP, run_config),  # type: ignore[arg-type]
-            num_supernodes=settings.partitions,
-            backend_config={
-                "init_args": {
-                    "num_cpus": workers,
-                    "include_dashboard": False,
-                    "logging_level": "error",
-                    "log_to_driver": False,
+    # A folder of its own: Ray would leave its logs in the one that all runs share.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        server = StoppableServer(SERVER_APP, run_config, stop, folder)
+        app = AppByName(CLIENT_APP, run_config)
+        client = GuardedApp(app, settings.engine.timeout, folder)
+        with stopped_by_ctrl_c(stop, Path(folder) / ENDED):
+            run_simulation(
+                server_app=server,  # type: ignore[arg-type]
+                client_app=client,  # type: ignore[arg-type]
+                num_supernodes=settings.partitions,
+                backend_config={
+                    "init_args": {
+                        "num_cpus": workers,
+                        "include_dashboard": False,
+                        "logging_level": "error",
+                        "log_to_driver": False,
+                        "_temp_dir": folder,
+                    },
+                    # These are the options of Ray's actors: one that died is started again, and
+                    # does its message once more.
+                    "client_resources": {
+                        "num_cpus": 1,
+                        "num_gpus": gpus,
+                        "max_restarts": -1,
+                        "max_task_retries": 1,
+                    },
                 },
-                "client_resources": {"num_cpus": 1, "num_gpus": gpus},
-            },
-        )
+            )
+
+
+@contextmanager
+def stopped_by_ctrl_c(stop: threading.Event, ended: Path) -> Iterator[None]:
+    """Let the first Ctrl-C end server and workers in good order; a second one acts at once.
+
+    An exception here would end Ray while threads of Flower wait for it, and they would for ever.
+    """
+
+    def ask(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, previous)
+        stop.set()
+        ended.touch()
+
+    previous = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    except StoppedError:
+        raise KeyboardInterrupt from None
     finally:
+        signal.signal(signal.SIGINT, previous)
         stop.set()
 
 
@@ -134,8 +223,11 @@ ENGINES: dict[str, Callable[[Settings, RunConfig], None]] = {"ray": run_ray, "in
 
 
 def _quieten_flower() -> None:
-    """Leave the terminal to the progress bar: Flower says several lines a round."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    """Leave the terminal to the progress bar: Flower says several lines a round.
+
+    Its errors are left out, too: the server says them once, and an exception says itself.
+    """
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
 
 
 def _app(name: str) -> Any:
@@ -145,5 +237,9 @@ def _app(name: str) -> Any:
 
 def _context(run_config: RunConfig) -> Context:
     return Context(
-        run_id=1, node_id=NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)
+        run_id=1,
+        node_id=NODE,
+        node_config={"num-partitions": 1},
+        state=RecordDict(),
+        run_config=dict(run_config),
     )

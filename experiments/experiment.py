@@ -174,20 +174,39 @@ def open_experiment(settings: Settings) -> Experiment:
     return Experiment(settings, dataset, splits, build_supernet(shape), shape, device)
 
 
-def experiment_of(run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> Experiment:
+def experiment_of(
+    run_config: Mapping[str, Any], node_config: Mapping[str, Any] | None = None
+) -> Experiment:
     """Return the experiment of a run, opened once in a process.
 
-    A client on a machine of its own says in its node config where its data lies (``data-dir``).
+    Parameters
+    ----------
+    run_config : mapping
+        Flower's, see :func:`experiments.settings.from_run_config`.
+    node_config : mapping, optional
+        A client's. On a machine of its own it says where its data lies (``data-dir``), and nothing
+        that was sent names a path there. The nodes of a simulation, which have ``num-partitions``,
+        share the server's machine and its settings.
+
+    Raises
+    ------
+    SettingsError, DataError
+        If the settings do not fit the data or the machine, or a client has no ``data-dir``.
     """
-    data_dir = str(node_config.get("data-dir", ""))
+    own = node_config or {}
+    shared = node_config is None or ("num-partitions" in own and "data-dir" not in own)
+    data_dir = None if shared else str(own.get("data-dir", ""))
     return _opened(tuple(sorted(run_config.items())), data_dir)
 
 
 @lru_cache(maxsize=1)
-def _opened(run_config: tuple[tuple[str, Any], ...], data_dir: str) -> Experiment:
+def _opened(run_config: tuple[tuple[str, Any], ...], data_dir: str | None) -> Experiment:
     settings = from_run_config(dict(run_config))
-    if data_dir:
-        settings = replace(settings, data=replace(settings.data, root=data_dir, download=False))
+    if data_dir is not None:
+        if not data_dir and settings.data.dataset != "digits":  # which come with scikit-learn
+            raise SettingsError("node config: expected data-dir, the folder of this client's data")
+        data = replace(settings.data, root=data_dir, cache="", download=False)
+        settings = replace(settings, data=data)
     return open_experiment(settings)
 
 

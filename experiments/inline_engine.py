@@ -76,8 +76,8 @@ class InlineGrid(Grid):
         return identities
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to some messages."""
-        return [self.replies.pop(identity) for identity in message_ids]
+        """Return the replies to some messages, those that there are."""
+        return [self.replies.pop(name) for name in message_ids if name in self.replies]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

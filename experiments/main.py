@@ -4,23 +4,25 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from search_space.genotype import GenotypeError
 from search_space.prediction import evaluate
 from strategies.registry import StrategyError
 
 from . import results
+from .checkpoint import CheckpointError
 from .compare import compare
 from .datasets import DataError
 from .drawing import draw_cells
 from .engines import ENGINES
 from .experiment import open_experiment
 from .run import run
-from .settings import SettingsError, experiments, load
+from .settings import SettingsError, experiments, from_yaml, load
 from .variant import choose, read_variants
 
 BENCH_CASES = ("step", "episode", "round", "memory")
-USER_ERRORS = (SettingsError, DataError, StrategyError, GenotypeError)
+USER_ERRORS = (SettingsError, DataError, StrategyError, GenotypeError, CheckpointError)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,8 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser("run", help="run an experiment")
-    _add_experiment(one)
-    one.add_argument("--out", default="", metavar="DIR", help="default: results/EXPERIMENT/TIME")
+    _add_experiment(one, nargs="?")
+    place = one.add_mutually_exclusive_group()
+    place.add_argument("--out", default="", metavar="DIR", help="default: results/EXPERIMENT/TIME")
+    place.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
     one.set_defaults(command=_run)
 
     many = commands.add_parser("compare", help="run variants of an experiment side by side")
@@ -102,10 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_experiment(command: argparse.ArgumentParser) -> None:
+def _add_experiment(command: argparse.ArgumentParser, **options: Any) -> None:
     """Add what says which experiment is run, and where."""
     names = ", ".join(experiments())
-    command.add_argument("experiment", metavar="EXPERIMENT", help=f"a YAML file, or one of {names}")
+    words = f"a YAML file, or one of {names}"
+    command.add_argument("experiment", metavar="EXPERIMENT", help=words, **options)
     command.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings, such as search.nodes=3"
     )
@@ -120,8 +125,19 @@ def _count(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run one experiment."""
-    return run(load(options.experiment, options.overrides), options.engine, options.out)
+    """Run one experiment, or go on with a run: its experiment need not be named again."""
+    named, overrides = options.experiment, options.overrides
+    if options.resume is None:
+        if named is None:
+            raise SettingsError(f"name a YAML file, or one of {', '.join(experiments())}")
+        return run(load(named, overrides), options.engine, options.out)
+    folder = options.resume.expanduser()
+    if named is None or "=" in named:
+        overrides = [*([named] if named else []), *overrides]
+        settings = from_yaml(results.read_settings(folder).to_yaml(), overrides)
+    else:
+        settings = load(named, overrides)
+    return run(settings, options.engine, str(folder), resume=True)
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -136,15 +152,19 @@ def _compare(options: argparse.Namespace) -> int:
         raise SettingsError("seed: compare takes --seeds 0,1,2 instead")
     name = load(options.experiment, options.overrides).name
     out = options.out or Path("results") / f"{name}-comparison"
-    return compare(
-        options.experiment,
-        options.overrides,
-        variants,
-        seeds,
-        options.reference or "fednas",
-        options.engine,
-        out.expanduser(),
-    )
+    out = out.expanduser()
+    try:
+        return compare(
+            options.experiment,
+            options.overrides,
+            variants,
+            seeds,
+            options.reference or "fednas",
+            options.engine,
+            out,
+        )
+    except OSError as error:  # of its tables and plots; the runs are processes of their own
+        raise SettingsError(f"--out: cannot write to {out}: {error.strerror}") from None
 
 
 def _seeds(text: str) -> list[int]:
@@ -171,7 +191,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _draw(options: argparse.Namespace) -> int:
     """Draw the cells into the results folder."""
     path = options.folder / "cells.png"
-    draw_cells(results.read(options.folder).genotype, path)
+    genotype = results.read(options.folder).genotype
+    try:
+        draw_cells(genotype, path)
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}") from None
     print(path)
     return 0
 

@@ -1,16 +1,23 @@
-"""The results folder of a run: the names of its files, making one, reading one."""
+"""The results folder of a run: the names of its files, making one, writing and reading one."""
 
+import contextlib
+import hashlib
 import json
+import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
+import numpy as np
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError, safe_open
 
 from search_space.genotype import Genotype, GenotypeError, load_weights
-from search_space.supernet import Network
+from search_space.supernet import Network, Weights
+from strategies.aggregation import AnyArray
 
 from .settings import Settings, SettingsError, from_yaml
 
@@ -19,6 +26,11 @@ METRICS = "metrics.jsonl"
 GENOTYPE = "genotype.json"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
+CHECKPOINTS = "checkpoints"  # a folder, there until the run has completed
+
+
+class RunError(RuntimeError):
+    """A run cannot go on; its checkpoints are kept. The message is one line."""
 
 
 def make_folder(out: str, settings: Settings) -> Path:
@@ -42,7 +54,7 @@ def make_folder(out: str, settings: Settings) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             folder = _timed_folder(Path("results").absolute() / settings.name)
-        if any(folder.iterdir()):
+        if not is_unused(folder):
             raise SettingsError(f"out: {folder} is not empty; name a new folder")
         probe = folder / ".writable"
         probe.touch()
@@ -92,31 +104,109 @@ def read(folder: Path) -> Found:
     SettingsError, GenotypeError
         If a file is missing or damaged, or the weights are not those of the genotype.
     """
-    contents = {}
-    for name in (SETTINGS, GENOTYPE, WEIGHTS):
-        try:
-            contents[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise SettingsError(f"cannot read {folder / name}: {error.strerror}") from None
-    name = SETTINGS
+    settings = read_settings(folder)
+    path = folder / GENOTYPE
     try:
-        settings = from_yaml(contents[name].decode(), source=str(folder / name))
-        name = GENOTYPE
-        genotype = Genotype.from_json(contents[name].decode())
-        name = WEIGHTS
-        weights = safetensors.torch.load(contents[name])
+        text = path.read_text(encoding="utf-8")
+        genotype = Genotype.from_json(text)
+        path = folder / WEIGHTS
+        arrays, header = read_arrays(path)
+        if header.get("digest") != digest(text, arrays):
+            raise GenotypeError("its digest is not that of these weights and of the genotype")
         network = genotype.network()
-        load_weights(network, weights)
-    except (GenotypeError, SafetensorError, UnicodeDecodeError) as error:
-        raise GenotypeError(f"{folder / name}: {error}") from None
+        load_weights(network, {key: torch.from_numpy(array) for key, array in arrays.items()})
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise GenotypeError(f"{path}: {error}") from None
     return Found(settings, genotype, network)
 
 
-def clear(folder: Path) -> None:
-    """Remove what a run that did not complete has left in its folder, and nothing else."""
-    for name in (SETTINGS, METRICS, GENOTYPE, WEIGHTS, SUMMARY):
-        for path in (folder / name, folder / f"{name}.part"):
-            path.unlink(missing_ok=True)
+def write_network(folder: Path, genotype: Genotype, weights: Weights) -> None:
+    """Write the network that a run has found; the weights carry a digest of both.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written.
+    """
+    text = genotype.to_json()
+    # In another order than C's, safetensors would mix them up.
+    arrays = {name: np.array(tensor.cpu().numpy(), order="C") for name, tensor in weights.items()}
+    write_file(folder / GENOTYPE, text.encode())
+    header = {"digest": digest(text, arrays)}
+    write_file(folder / WEIGHTS, safetensors.numpy.save(arrays, header))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, AnyArray], dict[str, str]]:
+    """Read the arrays of a safetensors file, and the texts in its header.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read.
+    """
+    path.open("rb").close()  # for the words of the operating system, where there is no file
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return arrays, file.metadata() or {}
+    except (SafetensorError, TypeError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def digest(text: str, arrays: Mapping[str, AnyArray]) -> str:
+    """Return a digest of a text and of arrays with their names, types and shapes."""
+    result = hashlib.sha256(text.encode())
+    for key in sorted(arrays):
+        array = arrays[key]
+        result.update(f"{key} {array.dtype.str} {array.shape}".encode())
+        result.update(array.tobytes())
+    return result.hexdigest()
+
+
+def read_settings(folder: Path) -> Settings:
+    """Read the settings of a run from its folder.
+
+    Raises
+    ------
+    SettingsError
+        If they are missing or damaged.
+    """
+    path = folder / SETTINGS
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a UTF-8 text"
+        raise SettingsError(f"cannot read {path}: {reason}") from None
+    return from_yaml(text, source=str(path))
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, also if the process is killed or the power fails.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written; what was there before is still there.
+    """
+    draft = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> RunError:
+    """Return the error that says why a file of the run cannot be written."""
+    return RunError(f"cannot write {path}: {error.strerror}")
 
 
 def is_unused(path: Path) -> bool:
@@ -125,9 +215,38 @@ def is_unused(path: Path) -> bool:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Return the summary of a completed run, None if it has not completed."""
+    """Return the summary of a completed run, None if it has not completed.
+
+    Raises
+    ------
+    SettingsError
+        If it is damaged.
+    """
     path = folder / SUMMARY
     if not path.is_file():
         return None
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{path} is damaged: {error}; remove it to go on") from None
+    if not isinstance(summary, dict):
+        raise SettingsError(f"{path} is damaged: expected keys with values; remove it to go on")
     return summary
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rounds of a run, one line of its metrics each.
+
+    Raises
+    ------
+    SettingsError
+        If the metrics are missing or damaged.
+    """
+    path = folder / METRICS
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{path} is damaged: {error}; remove it to go on") from None
+    return lines

@@ -1,13 +1,20 @@
 """One run of an experiment, from settings to results."""
 
+import fcntl
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from strategies.registry import make_strategy
+from strategies.registry import StrategyError, make_strategy
+from strategies.state import StateError, state_of
 
 from . import results
+from .checkpoint import newest, refuse_other_settings
 from .engines import ENGINES
 from .experiment import open_experiment
-from .settings import Settings
+from .settings import Settings, SettingsError
 
 
 def check(settings: Settings) -> None:
@@ -19,10 +26,18 @@ def check(settings: Settings) -> None:
         If the settings do not fit the data, the machine or the strategy.
     """
     experiment = open_experiment(settings)
-    make_strategy(settings.strategy.name, settings.strategy.options, experiment.plan)
+    name = settings.strategy.name
+    strategy = make_strategy(name, settings.strategy.options, experiment.plan)
+    if settings.checkpoint.every:
+        try:
+            state_of(strategy)
+        except StateError as error:
+            raise StrategyError(
+                f"strategy.name: {name}: {error}; checkpoint.every=0 runs without any"
+            ) from None
 
 
-def run(settings: Settings, engine: str, out: str) -> int:
+def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     """Check the settings and run the experiment; return 0 if it completed, else 1.
 
     Parameters
@@ -33,16 +48,54 @@ def run(settings: Settings, engine: str, out: str) -> int:
         Out of :data:`experiments.engines.ENGINES`.
     out : str
         The results folder; empty means ``results/<experiment>/<time>``.
+    resume : bool
+        Go on with the run in that folder, from its newest sound checkpoint.
 
     Raises
     ------
     SettingsError, DataError, StrategyError
         As :func:`check`, or if there are results in the folder.
+    CheckpointError
+        If no checkpoint of the run is sound.
     """
     check(settings)
-    folder = results.make_folder(out, settings)
-    ENGINES[engine](settings, {"settings": settings.to_yaml(), "out": str(folder)})
+    if resume:
+        folder = Path(out).expanduser().absolute()
+        _check_resumable(folder, settings)
+    else:
+        folder = results.make_folder(out, settings)
+    run_config = {"settings": settings.to_yaml(), "out": str(folder), "resume": resume}
+    try:
+        with _alone_in(folder):
+            ENGINES[engine](settings, run_config)
+    except results.RunError as error:
+        print(f"fedmetanas: {error}", file=sys.stderr)
     if results.read_summary(folder) is None:
-        print(f"fedmetanas: the run did not complete; see {folder}", file=sys.stderr)
+        print(
+            f"fedmetanas: the run did not complete; go on with: fedmetanas run --resume {folder}",
+            file=sys.stderr,
+        )
         return 1
     return 0
+
+
+def _check_resumable(folder: Path, settings: Settings) -> None:
+    """Raise unless the run in a folder can go on with some settings."""
+    saved = results.read_settings(folder)
+    refuse_other_settings(saved, settings, folder / results.SETTINGS)
+    if results.read_summary(folder) is not None:
+        raise SettingsError(f"--resume: the run in {folder} has completed; start a new one")
+    newest(folder, settings)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder against other runs, until this one or its process ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise SettingsError(f"out: another run is at work in {folder}") from None
+    finally:
+        os.close(handle)

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from search_space.genotype import LARGEST
 from search_space.operations import DEFAULT_OPERATIONS, OPERATIONS
 from search_space.relaxation import RELAXATIONS
 
@@ -91,7 +92,7 @@ class DataSettings:
     root: str = setting("data")  # where the files lie; not used by digits
     download: bool = setting(False)
     cache: str = setting("")  # empty: $XDG_CACHE_HOME/fedmetanas or ~/.cache/fedmetanas
-    image_size: int | None = setting(None, at_least(8))  # imagefolder: resize all to this side
+    image_size: int | None = setting(None, between(8, 4096))  # imagefolder: resize all to this side
     train_images: int | None = setting(None, at_least(1))  # so many, drawn once; null: all
     partition: str = setting("dirichlet", one_of(("iid", "dirichlet", "pathological")))
     concentration: float = setting(0.5, above(0))  # dirichlet: small means unlike clients
@@ -106,9 +107,9 @@ class DataSettings:
 class SearchSettings:
     """The search space, its relaxation and its pruning (section ``search``)."""
 
-    channels: int = setting(8, at_least(1))
-    layers: int = setting(3, at_least(1))
-    nodes: int = setting(2, at_least(1))
+    channels: int = setting(8, between(1, LARGEST["channels"]))
+    layers: int = setting(3, between(1, LARGEST["layers"]))
+    nodes: int = setting(2, between(1, 100))
     operations: tuple[str, ...] = setting(
         DEFAULT_OPERATIONS,
         Rule(
@@ -173,7 +174,15 @@ class EngineSettings:
 
     workers: int | None = setting(None, at_least(1))  # null: as many as there are cores
     device: str = setting("cpu", Rule(lambda d: d in ("cpu", "cuda"), "cpu or cuda"))
-    timeout: float = setting(3600.0, above(0))  # seconds to wait for the replies of a round
+    timeout: float = setting(3600.0, above(0))  # seconds to wait for nodes, and for replies
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """What is kept to go on from after an interruption (section ``checkpoint``)."""
+
+    every: int = setting(1, at_least(0))  # rounds; 0: never
+    keep: int = setting(2, at_least(1))  # how many, the newest
 
 
 @dataclass(frozen=True)
@@ -191,6 +200,7 @@ class Settings:
     rounds: int = setting(30, at_least(1))
     clients: int = setting(10, at_least(1))
     clients_per_round: int | None = setting(None, at_least(1))  # null: all of them
+    min_replies: int | None = setting(None, at_least(1))  # null: half of those that take part
     held_out_clients: int = setting(2, at_least(0))  # further clients, never trained on
     data: DataSettings = field(default_factory=DataSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
@@ -198,6 +208,7 @@ class Settings:
     strategy: StrategySettings = field(default_factory=StrategySettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
 
     @property
     def partitions(self) -> int:
@@ -247,7 +258,7 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Settings:
         path = FOLDER / f"{experiment}.yaml"
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
-            raise SettingsError(f"{path}: an experiment has at most {MAX_YAML_BYTES} bytes")
+            raise _enormous(str(path))
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a UTF-8 text"
@@ -315,10 +326,16 @@ class _Loader(yaml.SafeLoader):
 
 def read_yaml(text: str, source: str) -> Any:
     """Read YAML text, or raise with the source's name."""
+    if len(text) > MAX_YAML_BYTES:
+        raise _enormous(source)
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{source} is not valid YAML: {_one_line(error)}") from None
+
+
+def _enormous(source: str) -> SettingsError:
+    return SettingsError(f"{source}: an experiment has at most {MAX_YAML_BYTES} bytes")
 
 
 def _apply(tree: dict[Any, Any], override: str) -> None:
@@ -440,6 +457,10 @@ def _check_together(s: Settings) -> None:
     if s.drawn > s.clients:
         raise SettingsError(
             f"clients_per_round: expected at most clients={s.clients}; found {s.drawn}"
+        )
+    if s.min_replies is not None and s.min_replies > s.drawn:
+        raise SettingsError(
+            f"min_replies: expected at most the {s.drawn} clients of a round; found {s.min_replies}"
         )
     if s.data.support + s.data.query >= 1:
         raise SettingsError(

@@ -68,15 +68,18 @@ def evaluate_network(experiment: Experiment, genotype: Genotype, weights: Weight
 
 def evaluate_clients(
     grid: PartitionGrid, arrays: ArrayRecord, server_round: int, config: dict[str, Any]
-) -> ClientAccuracy:
+) -> ClientAccuracy | None:
     """Ask all clients of a grid for their accuracy before and after adaptation.
 
-    The strategy has no part in it: whatever trained the arrays, they are measured alike.
+    The strategy has no part in it: whatever trained the arrays, they are measured alike. None if
+    no client gave a good reply.
     """
     config = {**config, "server-round": server_round}
     content = RecordDict({"arrays": arrays, "config": ConfigRecord(config)})
     messages = [Message(content, client, MessageType.EVALUATE) for client in grid.get_node_ids()]
     replies = list(grid.send_and_receive(messages))
+    if not replies:
+        return None
     metrics = [reply.content.metric_records["metrics"] for reply in replies]
     before, after = (
         [float(m[key]) for m in metrics]  # type: ignore[arg-type]

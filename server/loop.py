@@ -1,8 +1,10 @@
 """The one round loop: draw, train, aggregate, measure; then the last cut and the network."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -27,6 +29,7 @@ from .evaluation import (
     searched,
 )
 from .partition_grid import PartitionGrid, draw
+from .replies import LeftOut
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class RoundResult:
         reply) and ``evaluation``, central and the clients', which is no part of an algorithm.
     bytes_down, bytes_up : dict of str to int
         ``weights`` and ``alphas``, of the training messages.
+    left_out : list of LeftOut
+        Whose replies were left out, in training or evaluation, and why.
     """
 
     round: int
@@ -77,6 +82,7 @@ class RoundResult:
     seconds: dict[str, float]
     bytes_down: dict[str, int]
     bytes_up: dict[str, int]
+    left_out: list[LeftOut]
 
 
 @dataclass(frozen=True)
@@ -98,18 +104,78 @@ class SearchResult:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SearchState:
+    """What a search is after a round, beside what its strategy remembers.
+
+    Attributes
+    ----------
+    round : int
+        The last round that is done; 0 before the first.
+    arrays : ArrayRecord
+        The global model.
+    totals : dict of str to float
+        So far: ``bytes_down`` and ``bytes_up``, ``seconds`` of all, and of the algorithm those of
+        ``search`` and ``training``.
+    """
+
+    round: int
+    arrays: ArrayRecord
+    totals: Mapping[str, float]
+
+
 class Hook(Protocol):
     """What is called beside the algorithm: records, progress, whatever else must not be in it."""
 
-    def on_round(self, result: RoundResult) -> None:
-        """Take note of a finished round."""
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
+        """Take note of a finished round, and of what the next one starts from."""
 
     def on_end(self, result: SearchResult) -> None:
         """Take note of the end of a search that completed."""
 
 
+class Clients:
+    """The clients of an experiment, on the grid of a run.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's grid of the run.
+    experiment : Experiment
+        For their parts, and for how long they may take.
+    """
+
+    def __init__(self, grid: Grid, experiment: Experiment) -> None:
+        self.grid = grid
+        self.experiment = experiment
+        self.tracebacks: set[str] = set()  # of clients that failed; each is shown once
+
+    def view(self, partitions: Sequence[int], server_round: int, needed: int = 0) -> PartitionGrid:
+        """Return a view of some, the largest first: none is left to wait for at the end."""
+        experiment = self.experiment
+        return PartitionGrid(
+            self.grid,
+            sorted(partitions, key=lambda client: -experiment.parts[client].size),
+            experiment.settings.engine.timeout,
+            len(experiment.dataset.train.labels),
+            needed,
+            partial(self._report, server_round),
+        )
+
+    def _report(self, server_round: int, left: LeftOut, trace: str) -> None:
+        """Say that a reply is left out, on the console."""
+        words = f"round {server_round}: client {left.client} left out of {left.stage}: "
+        shown = trace if trace and trace not in self.tracebacks else left.reason
+        self.tracebacks.add(trace)
+        print(words + shown.strip(), file=sys.stderr, flush=True)
+
+
 def search(
-    grid: Grid, strategy: Strategy, experiment: Experiment, hooks: Sequence[Hook]
+    grid: Grid,
+    strategy: Strategy,
+    experiment: Experiment,
+    hooks: Sequence[Hook],
+    earlier: SearchState | None = None,
 ) -> SearchResult:
     """Run all rounds of a search and return the network it found.
 
@@ -123,45 +189,61 @@ def search(
         Settings, data and supernet.
     hooks : sequence of Hook
         Called in their order.
+    earlier : SearchState, optional
+        What the search goes on from, the strategy being what it was then.
 
     Raises
     ------
     ClientError
-        If a client fails.
+        If too few clients give a good reply.
     """
-    settings = experiment.settings
+    clients = Clients(grid, experiment)
     started = time.perf_counter()
-    arrays = wire.to_record(wire.to_arrays(*experiment.initial_parameters()))
-    totals = {"bytes_down": 0, "bytes_up": 0}
-    algorithm = {"search": 0.0, "training": 0.0}
-    for server_round in range(1, settings.rounds + 1):
-        arrays, result = _run_round(grid, strategy, experiment, server_round, arrays)
-        for key in totals:
-            totals[key] += sum(getattr(result, key).values())
-        algorithm[result.phase] += result.seconds["total"] - result.seconds["evaluation"]
+    state = earlier or _start(experiment)
+    before = state.totals["seconds"]
+    for server_round in range(state.round + 1, experiment.settings.rounds + 1):
+        arrays, result = _run_round(clients, strategy, server_round, state.arrays)
+        totals = dict(state.totals, seconds=before + time.perf_counter() - started)
+        for way in ("bytes_down", "bytes_up"):
+            totals[way] += sum(getattr(result, way).values())
+        totals[result.phase] += result.seconds["total"] - result.seconds["evaluation"]
+        state = SearchState(server_round, arrays, totals)
         for hook in hooks:
-            hook.on_round(result)
-    finished = _finish(grid, strategy, experiment, arrays)
-    algorithm["total"] = sum(algorithm.values())
-    seconds = time.perf_counter() - started
-    finished.summary.update(totals, seconds=seconds, algorithm_seconds=algorithm)
+            hook.on_round(result, state)
+    finished = _finish(clients, strategy, state.arrays)
+    finished.summary.update(_spent(state.totals, before + time.perf_counter() - started))
     for hook in hooks:
         hook.on_end(finished)
     return finished
 
 
+def _start(experiment: Experiment) -> SearchState:
+    """Return what a search starts from."""
+    arrays = wire.to_record(wire.to_arrays(*experiment.initial_parameters()))
+    totals = {"bytes_down": 0, "bytes_up": 0, "seconds": 0.0, "search": 0.0, "training": 0.0}
+    return SearchState(0, arrays, totals)
+
+
+def _spent(totals: Mapping[str, float], seconds: float) -> dict[str, Any]:
+    """Return what the summary says of bytes and seconds."""
+    algorithm = {phase: totals[phase] for phase in ("search", "training")}
+    return {
+        "bytes_down": totals["bytes_down"],
+        "bytes_up": totals["bytes_up"],
+        "seconds": seconds,
+        "algorithm_seconds": {**algorithm, "total": sum(algorithm.values())},
+    }
+
+
 def _run_round(
-    grid: Grid,
-    strategy: Strategy,
-    experiment: Experiment,
-    server_round: int,
-    arrays: ArrayRecord,
+    clients: Clients, strategy: Strategy, server_round: int, arrays: ArrayRecord
 ) -> tuple[ArrayRecord, RoundResult]:
     """Train one round and measure what is due."""
-    settings = experiment.settings
+    experiment, settings = clients.experiment, clients.experiment.settings
     started = time.perf_counter()
     drawn = draw(settings.clients, settings.drawn, settings.seed, server_round)
-    view = _view(grid, experiment, drawn)
+    needed = settings.min_replies or (len(drawn) + 1) // 2
+    view = clients.view(drawn, server_round, needed)
     messages = strategy.configure_train(server_round, arrays, ConfigRecord(), view)
     sent = time.perf_counter()
     replies = view.send_and_receive(messages)
@@ -176,11 +258,13 @@ def _run_round(
     config = _round_config(strategy, experiment, server_round)
     relaxed = _relaxed(experiment, config)
     test_loss = test_accuracy = client_accuracy = None
+    left_out = view.left_out
     due = server_round % settings.evaluation.every == 0
     if due and server_round < settings.rounds:  # after the last round the derived network is
         test_loss, test_accuracy = evaluate_supernet(experiment, relaxed, weights, alphas)
-        everyone = _view(grid, experiment, range(settings.clients))
+        everyone = clients.view(range(settings.clients), server_round)
         client_accuracy = evaluate_clients(everyone, arrays, server_round, config)
+        left_out = left_out + everyone.left_out
     ended = time.perf_counter()
     operations, pairs = relaxed.mask.counts()
     result = RoundResult(
@@ -205,15 +289,14 @@ def _run_round(
         },
         bytes_down=_by_kind(view.sent),
         bytes_up=_by_kind(view.received),
+        left_out=left_out,
     )
     return arrays, result
 
 
-def _finish(
-    grid: Grid, strategy: Strategy, experiment: Experiment, arrays: ArrayRecord
-) -> SearchResult:
+def _finish(clients: Clients, strategy: Strategy, arrays: ArrayRecord) -> SearchResult:
     """Cut what has not converged, derive the network and measure it."""
-    settings = experiment.settings
+    experiment, settings = clients.experiment, clients.experiment.settings
     weights, alphas = wire.from_arrays(wire.from_record(arrays))
     config = _round_config(strategy, experiment, settings.rounds)
     relaxed = _relaxed(experiment, config)
@@ -239,19 +322,17 @@ def _finish(
         "operations": cut.counts()[0],
         "parameters": count_parameters(weights),
         "macs": count_macs(genotype, experiment.dataset.test.images.shape[1:3]),
+        "left_out": [],  # of the measurements below
     }
     for group, partitions in groups.items():
-        view = _view(grid, experiment, partitions)
+        view = clients.view(partitions, settings.rounds)
         measured = evaluate_clients(view, final, settings.rounds, config)
+        summary["left_out"] += [asdict(left) for left in view.left_out]
+        if measured is None:
+            continue
         summary[f"{group}_accuracy_before"] = asdict(measured.before)
         summary[f"{group}_accuracy_after"] = asdict(measured.after)
     return SearchResult(genotype, weights, summary)
-
-
-def _view(grid: Grid, experiment: Experiment, partitions: Sequence[int]) -> PartitionGrid:
-    """Return a view of some clients, the largest first: none is left to wait for at the end."""
-    largest_first = sorted(partitions, key=lambda client: -experiment.parts[client].size)
-    return PartitionGrid(grid, largest_first, experiment.settings.engine.timeout)
 
 
 def _round_config(strategy: Strategy, experiment: Experiment, number: int) -> dict[str, Any]:

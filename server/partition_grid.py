@@ -7,21 +7,25 @@ Flower's own, gets the same draw, and none can train on a held-out client. The r
 sorted by partition id, which makes sums over them the same whoever answered first.
 """
 
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from experiments.randomness import rng
+from experiments.results import RunError
 from strategies import wire
+
+from .replies import BadReplyError, LeftOut, check
 
 PULL_INTERVAL = 0.02  # seconds
 
 
-class ClientError(RuntimeError):
-    """A client answered with an error, or not in time. The message names it and the stage."""
+class ClientError(RunError):
+    """Too few clients gave a good reply. The message names those left out, and why."""
 
 
 class PartitionGrid(Grid):
@@ -34,20 +38,40 @@ class PartitionGrid(Grid):
     partitions : sequence of int
         The clients a strategy can see, those first that are to be sent their messages first.
     timeout : float
-        Seconds to wait for all replies.
+        Seconds to wait for nodes, and for all replies.
+    most_examples : int
+        As many images as no client can have more of.
+    needed : int
+        Good replies that are needed, or as many as there are messages if these are fewer.
+    report : callable
+        Told of every reply that is left out, and its client's traceback, if there is one.
 
     Attributes
     ----------
+    left_out : list of LeftOut
+        Whose replies were left out since this view was made, by client.
     sent, received : tuple of int
         Bytes of weights and of alphas, down and up, since this view was made.
     client_seconds : float
         Compute time of the busiest worker since then.
     """
 
-    def __init__(self, grid: Grid, partitions: Sequence[int], timeout: float) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        partitions: Sequence[int],
+        timeout: float,
+        most_examples: int,
+        needed: int,
+        report: Callable[[LeftOut, str], None],
+    ) -> None:
         self.grid = grid
         self.partitions = list(partitions)
         self.timeout = timeout
+        self.most_examples = most_examples
+        self.needed = needed
+        self.report = report
+        self.left_out: list[LeftOut] = []
         self.sent = (0, 0)
         self.received = (0, 0)
         self.client_seconds = 0.0
@@ -87,38 +111,66 @@ class PartitionGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send messages and wait for all replies, which are sorted by partition id.
+        """Send messages and wait for the replies; return the good ones, sorted by partition id.
+
+        If they are too few, the others are asked once more.
 
         Raises
         ------
         ClientError
-            If a client answers with an error, or one does not answer in time.
+            If they are too few again, or no node is connected in time.
         """
-        client_of = self._push(messages)
-        replies: dict[int, Message] = {}
-        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
-        while waiting := [m for m, client in client_of.items() if client not in replies]:
-            if time.monotonic() > deadline:
-                silent = ", ".join(str(client_of[m]) for m in waiting)
-                raise ClientError(f"no reply from client {silent} in time (engine.timeout)")
-            pulled = list(self.grid.pull_messages(waiting))
-            for reply in pulled:
-                client = client_of[reply.metadata.reply_to_message_id]
-                if reply.has_error():
-                    stage = reply.metadata.message_type
-                    raise ClientError(f"client {client} failed in {stage}: {reply.error.reason}")
-                replies[client] = reply
-            if not pulled:
-                time.sleep(PULL_INTERVAL)
-        ordered = [replies[client] for client in sorted(replies)]
+        messages = list(messages)
+        timeout = self.timeout if timeout is None else timeout
+        needed = min(self.needed, len(messages))
+        good = self._ask(messages, timeout)
+        if len(good) < needed:
+            others = [m for m in messages if m.metadata.dst_node_id not in good]
+            good |= self._ask(others, timeout)
+        if len(good) < needed:
+            reasons = {left.client: left.reason for left in self.left_out}
+            raise ClientError(
+                f"only {len(good)} of {len(messages)} clients gave a good reply, and min_replies "
+                f"asks for {needed}: "
+                + "; ".join(f"client {client}: {why}" for client, why in sorted(reasons.items()))
+            )
+        ordered = [good[client] for client in sorted(good)]
         self._account(ordered)
         return ordered
 
+    def _ask(self, messages: list[Message], timeout: float) -> dict[int, Message]:
+        """Send messages; return the good replies by client, and leave out the others."""
+        client_of = self._push(messages)
+        sent = {message.metadata.dst_node_id: message for message in messages}
+        good: dict[int, Message] = {}
+        waiting = set(client_of)
+        deadline = time.monotonic() + timeout
+        while waiting and time.monotonic() < deadline:
+            pulled = list(self.grid.pull_messages(sorted(waiting)))
+            for reply in pulled:
+                waiting.discard(reply.metadata.reply_to_message_id)
+                client = client_of[reply.metadata.reply_to_message_id]
+                try:
+                    check(reply, sent[client].content, self.most_examples)
+                except BadReplyError as error:
+                    self._leave_out(sent[client], str(error), error.trace)
+                else:
+                    good[client] = reply
+            if not pulled:
+                time.sleep(PULL_INTERVAL)
+        for client in sorted(client_of[message] for message in waiting):
+            self._leave_out(sent[client], f"no reply within {timeout:g} s (engine.timeout)")
+        self.left_out.sort(key=lambda left: left.client)
+        return good
+
+    def _leave_out(self, message: Message, reason: str, trace: str = "") -> None:
+        left = LeftOut(message.metadata.dst_node_id, message.metadata.message_type, reason)
+        self.left_out.append(left)
+        self.report(left, trace)
+
     def _push(self, messages: Iterable[Message]) -> dict[str, int]:
         """Send the messages; return the client behind each message id."""
-        nodes = sorted(self.grid.get_node_ids())
-        if not nodes:
-            raise ClientError("no node is connected")
+        nodes = self._nodes()
         order = {client: place for place, client in enumerate(self.partitions)}
         outgoing, clients = [], []
         for message in sorted(messages, key=lambda m: order[m.metadata.dst_node_id]):
@@ -133,6 +185,19 @@ class PartitionGrid(Grid):
             for record in message.content.array_records.values():
                 self.sent = _add(self.sent, wire.count_bytes(record))
         return dict(zip(self.grid.push_messages(outgoing), clients, strict=True))
+
+    def _nodes(self) -> list[int]:
+        """Return the nodes; wait for one, as long as for replies."""
+        deadline = time.monotonic() + self.timeout
+        nodes = sorted(self.grid.get_node_ids())
+        if not nodes:
+            print("waiting for a node to connect", file=sys.stderr, flush=True)
+        while not nodes:
+            if time.monotonic() > deadline:
+                raise ClientError(f"no node connected within {self.timeout:g} s (engine.timeout)")
+            time.sleep(PULL_INTERVAL)
+            nodes = sorted(self.grid.get_node_ids())
+        return nodes
 
     def _account(self, replies: list[Message]) -> None:
         """Add up bytes, and the seconds of each worker process."""

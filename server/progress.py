@@ -10,7 +10,7 @@ from rich.table import Table
 from experiments.settings import Settings
 from search_space.alphas import Mask, Topology
 
-from .loop import RoundResult, SearchResult
+from .loop import RoundResult, SearchResult, SearchState
 
 
 class Progress:
@@ -57,30 +57,33 @@ class Progress:
         """Give the terminal back, whatever happened."""
         self.bar.stop()
 
-    def on_round(self, result: RoundResult) -> None:
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
         """Show the round's loss, accuracies and living operations."""
         if result.test_accuracy is not None:
             self.test = f"  test {result.test_accuracy:.3f}"
-        state = (
+        words = (
             f"loss {result.train_loss:.3f}  accuracy {result.train_accuracy:.3f}{self.test}  "
             f"operations {result.operations_alive}/{self.operations}"
         )
-        self.bar.update(self.task, advance=1, state=state)
+        self.bar.update(self.task, completed=state.round, state=words)
         if self.bar.disable:
             seconds = result.seconds["total"]
-            print(f"round {result.round}/{self.rounds}  {state}  {seconds:.1f} s", flush=True)
+            print(f"round {result.round}/{self.rounds}  {words}  {seconds:.1f} s", flush=True)
 
     def on_end(self, result: SearchResult) -> None:
         """Print what was found."""
         self.bar.stop()
         summary = result.summary
         table = Table(title=f"{summary['name']}: the network found", show_header=False)
-        clients = summary["client_accuracy_before"], summary["client_accuracy_after"]
+        before, after = (
+            f"{summary[key]['mean']:.4f}" if key in summary else "-"
+            for key in ("client_accuracy_before", "client_accuracy_after")
+        )
         rows = {
             "test accuracy": f"{summary['test_accuracy']:.4f}",
             "pruning gap": f"{summary['pruning_gap']:.4f}",
-            "clients before adaptation": f"{clients[0]['mean']:.4f}",
-            "clients after adaptation": f"{clients[1]['mean']:.4f}",
+            "clients before adaptation": before,
+            "clients after adaptation": after,
             "parameters": f"{summary['parameters']:,}",
             "MACs an image": f"{summary['macs']:,}",
             "MB down / up": f"{summary['bytes_down'] / 1e6:.1f} / {summary['bytes_up'] / 1e6:.1f}",

@@ -2,48 +2,80 @@
 
 import json
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import save
+from flwr.serverapp.strategy import Strategy
 
-from experiments.results import GENOTYPE, METRICS, SETTINGS, SUMMARY, WEIGHTS
+from experiments import checkpoint
+from experiments.checkpoint import Checkpoint
+from experiments.results import (
+    CHECKPOINTS,
+    METRICS,
+    SETTINGS,
+    SUMMARY,
+    unwritable,
+    write_file,
+    write_network,
+)
 from experiments.settings import Settings
+from strategies import wire
+from strategies.state import state_of
 
-from .loop import RoundResult, SearchResult
+from .loop import RoundResult, SearchResult, SearchState
 
 
 class Record:
-    """Write settings at the start, a line of metrics after every round, the network at the end.
+    """Write settings at the start, metrics and checkpoints as rounds end, the network at the end.
 
     Parameters
     ----------
     folder : Path
-        The results folder; it exists and is empty.
+        The results folder; empty, or that of the run that goes on.
     settings : Settings
         Written to ``settings.yaml``, resolved.
+    strategy : Strategy
+        What it remembers is in the checkpoints.
+    done : int
+        The rounds that the run has behind it; metrics of later ones are cut off.
     """
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: Settings, strategy: Strategy, done: int = 0) -> None:
         self.folder = folder
-        _write(folder / SETTINGS, settings.to_yaml().encode())
+        self.settings = settings
+        self.strategy = strategy
+        write_file(folder / SETTINGS, settings.to_yaml().encode())
+        metrics = folder / METRICS
+        if metrics.exists():
+            lines = metrics.read_bytes().splitlines(keepends=True)
+            write_file(metrics, b"".join(lines[:done]))
 
-    def on_round(self, result: RoundResult) -> None:
-        """Append a line to ``metrics.jsonl``."""
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
+        """Append a line to ``metrics.jsonl``; then write a checkpoint, if one is due."""
         line = json.dumps(asdict(result)) + "\n"
-        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(line)
+        metrics = self.folder / METRICS
+        try:
+            with metrics.open("a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint must not be there without its line
+        except OSError as error:
+            raise unwritable(metrics, error) from error
+        due = self.settings.checkpoint
+        if due.every and (state.round % due.every == 0 or state.round == self.settings.rounds):
+            saved = Checkpoint(
+                state.round,
+                wire.from_record(state.arrays),
+                state_of(self.strategy),
+                state.totals,
+                self.settings.to_yaml(),
+                checkpoint.versions(),
+            )
+            checkpoint.write(self.folder, saved, due.keep)
 
     def on_end(self, result: SearchResult) -> None:
         """Write genotype and weights, and last the summary: where it is, the run is complete."""
-        _write(self.folder / GENOTYPE, result.genotype.to_json().encode())
-        contiguous = {name: tensor.contiguous() for name, tensor in result.weights.items()}
-        _write(self.folder / WEIGHTS, save(contiguous))
-        _write(self.folder / SUMMARY, (json.dumps(result.summary, indent=2) + "\n").encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+        write_network(self.folder, result.genotype, result.weights)
+        write_file(self.folder / SUMMARY, (json.dumps(result.summary, indent=2) + "\n").encode())
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)

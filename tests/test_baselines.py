@@ -27,7 +27,7 @@ from search_space.genotype import Genotype
 from search_space.prediction import Relaxed, loss_and_accuracy
 from search_space.pruning import strongest_inputs_cut
 from search_space.supernet import NetworkShape, alive_names
-from server.loop import RoundResult, SearchResult
+from server.loop import RoundResult, SearchResult, SearchState
 from strategies import wire
 from strategies.fedmetanas import FedMetaNAS
 from strategies.fednas import FedNAS
@@ -322,7 +322,7 @@ class Listener:
     def __init__(self) -> None:
         self.rounds: list[RoundResult] = []
 
-    def on_round(self, result: RoundResult) -> None:
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
         self.rounds.append(result)
 
     def on_end(self, result: SearchResult) -> None:

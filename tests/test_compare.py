@@ -169,7 +169,9 @@ def test_a_finished_run_is_not_run_again_and_a_new_one_is(
     assert list(table_of(copied)) == ["fedmetanas", "fednas", "fedavg"]
 
 
-def test_an_interrupted_run_starts_anew_and_no_other(copied: Path, experiment: str) -> None:
+def test_a_run_killed_before_its_first_checkpoint_starts_anew_and_no_other(
+    copied: Path, experiment: str
+) -> None:
     before = files_of(copied)
     folder = copied / "fedmetanas" / "seed-0"
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)

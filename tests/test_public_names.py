@@ -50,7 +50,13 @@ def test_the_apps_are_where_flower_and_the_engines_look_for_them() -> None:
 def test_the_run_config_has_its_keys_and_its_defaults_load() -> None:
     run_config = PROJECT["tool"]["flwr"]["app"]["config"]
 
-    assert run_config == {"experiment": "digits", "overrides": "", "settings": "", "out": ""}
+    assert run_config == {
+        "experiment": "digits",
+        "overrides": "",
+        "settings": "",
+        "out": "",
+        "resume": False,
+    }
     assert from_run_config(run_config).name == "digits"
 
 
@@ -119,8 +125,9 @@ def test_sections_of_the_settings_and_fields_of_a_round() -> None:
         return {field.name for field in dataclasses.fields(cls)}
 
     assert names(Settings) == {
-        *("name", "seed", "rounds", "clients", "clients_per_round", "held_out_clients"),
-        *("data", "search", "client", "strategy", "evaluation", "engine"),
+        *("name", "seed", "rounds", "clients", "clients_per_round", "min_replies"),
+        "held_out_clients",
+        *("data", "search", "client", "strategy", "evaluation", "engine", "checkpoint"),
     }
     assert names(RoundResult) >= {
         *(
@@ -133,7 +140,7 @@ def test_sections_of_the_settings_and_fields_of_a_round() -> None:
             "test_accuracy",
         ),
         *("client_accuracy", "tau", "operations_alive", "pairs_alive", "entropy", "seconds"),
-        *("bytes_down", "bytes_up"),
+        *("bytes_down", "bytes_up", "left_out"),
     }
     assert names(Experiment) == {"settings", "dataset", "parts", "supernet", "shape", "device"}
 

@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -190,12 +192,19 @@ def test_the_strategy_of_the_readme_runs(environment: dict[str, str], tmp_path: 
     assert [json.loads(line)["operations_alive"] for line in lines] == [28, 28]
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A short path for temporary files: Ray's sockets lie in it, and theirs have 107 letters."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_ctrl_c_ends_the_run_and_all_its_processes(
-    engine: str, environment: dict[str, str], tmp_path: Path
+    engine: str, environment: dict[str, str], tmp_path: Path, temporary: Path
 ) -> None:
     long_run = [*TINY.split(), "rounds=10000", "evaluation.every=10000"]
-    marked = {**environment, "RUN_OF_THE_TEST": str(tmp_path)}
+    marked = {**environment, "RUN_OF_THE_TEST": str(tmp_path), "TMPDIR": str(temporary)}
     process = subprocess.Popen(
         [str(BIN / "fedmetanas"), "run", "digits", *long_run, "--engine", engine, "--out", "out"],
         env=marked,
@@ -218,7 +227,94 @@ def test_ctrl_c_ends_the_run_and_all_its_processes(
     assert errors.splitlines()[-1] == "fedmetanas: stopped"
     assert "Traceback" not in errors
     assert left_over(str(tmp_path)) == []
+    assert list(temporary.iterdir()) == []
     assert not (tmp_path / "out" / "summary.json").exists()
+    assert (tmp_path / "out" / "checkpoints").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("engine", "another"),
+    [("ray", "inline"), pytest.param("inline", "ray", marks=pytest.mark.soak)],
+)
+def test_a_run_that_was_killed_goes_on_to_the_same_result(
+    engine: str, another: str, inline: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["run", "digits", *TINY.split(), "--engine", engine, "--out", "out"]
+    process = subprocess.Popen(
+        [str(BIN / "fedmetanas"), *arguments],
+        env={**environment, "RUN_OF_THE_TEST": str(tmp_path)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "round 1/" not in process.stdout.readline():
+        assert process.poll() is None
+
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out" / "summary.json").exists()
+    arguments = ["run", "--resume", "out", "--engine", another]
+    done = fedmetanas(*arguments, environment=environment, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "round 1/" not in done.stdout
+    assert_same_result(inline, tmp_path / "out")
+    assert left_over(str(tmp_path)) == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seconds", [0.5, 3, 5, 7, 9, 11, 13])
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_ctrl_c_in_any_phase_leaves_nothing_and_can_go_on(
+    engine: str,
+    seconds: float,
+    inline: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+    temporary: Path,
+) -> None:
+    """Imports, Ray's start, rounds, the last measurements and Ray's end take about 15 seconds."""
+    arguments = ["run", "digits", *TINY.split()]
+    process = subprocess.Popen(
+        [str(BIN / "fedmetanas"), *arguments, "--engine", engine, "--out", "out"],
+        env={**environment, "RUN_OF_THE_TEST": str(tmp_path), "TMPDIR": str(temporary)},
+        cwd=tmp_path,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+    )
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=60)
+
+    assert left_over(str(tmp_path)) == []
+    assert list(temporary.iterdir()) == []
+    if not (tmp_path / "out" / "summary.json").exists():
+        begun = (tmp_path / "out" / "settings.yaml").exists()
+        where = ["--engine", "inline", "--resume" if begun else "--out", "out"]
+        done = fedmetanas(*arguments, *where, environment=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert_same_result(inline, tmp_path / "out")
+
+
+@pytest.mark.soak
+def test_two_runs_at_once_do_not_disturb_each_other(
+    inline: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["run", "digits", *TINY.split(), "engine.workers=1"]
+    processes = [
+        subprocess.Popen(
+            [str(BIN / "fedmetanas"), *arguments, "--out", name],
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+        )
+        for name in ("first", "second")
+    ]
+
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    for name in ("first", "second"):
+        assert_same_result(inline, tmp_path / name)
 
 
 def left_over(mark: str) -> list[str]:

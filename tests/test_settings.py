@@ -28,6 +28,7 @@ seed: 7
 rounds: 11
 clients: 6
 clients_per_round: 4
+min_replies: 2
 held_out_clients: 3
 data: {dataset: imagefolder, root: /tmp/x y, download: true, cache: '#no comment', image_size: 24,
   partition: pathological, concentration: 0.7, classes_per_client: 3, min_client_size: 12,
@@ -41,6 +42,7 @@ client: {episodes: 2, batch_size: 16, inner_steps: 3, inner_lr: 0.3, inner_alpha
 strategy: {name: 'flwr.serverapp.strategy:FedAdam', options: {eta: 0.01, tags: [a, {b: 1}]}}
 evaluation: {every: 2, batch_size: 99}
 engine: {workers: 3, device: cuda, timeout: 12.5}
+checkpoint: {every: 4, keep: 5}
 """
 
 
@@ -278,7 +280,7 @@ def test_a_key_like_no_other_gets_no_suggestion_but_the_list() -> None:
         ("data: {concentration: 0}", "data.concentration", "greater than 0"),
         ("data: {min_client_size: 2}", "data.min_client_size", "at least 3"),
         ("data: {partition: idd}", "data.partition", "iid, dirichlet, pathological"),
-        ("data: {image_size: 4}", "data.image_size", "at least 8"),
+        ("data: {image_size: 4}", "data.image_size", "from 8 to 4096"),
         ("search: {norm: layer}", "search.norm", "batch, group"),
         (
             "search: {relaxation: hard}",
@@ -299,8 +301,12 @@ def test_a_key_like_no_other_gets_no_suggestion_but_the_list() -> None:
         ("engine: {device: gpu}", "engine.device", "cpu or cuda"),
         ("engine: {workers: 0}", "engine.workers", "at least 1"),
         ("engine: {timeout: 0}", "engine.timeout", "greater than 0"),
+        ("checkpoint: {every: -1}", "checkpoint.every", "at least 0"),
+        ("checkpoint: {keep: 0}", "checkpoint.keep", "at least 1"),
+        ("search: {nodes: 1000000000}", "search.nodes", "from 1 to 100"),
         # impossible together
         ("{clients: 3, clients_per_round: 4}", "clients_per_round", "at most clients=3"),
+        ("{clients: 3, min_replies: 4}", "min_replies", "at most the 3 clients"),
         ("data: {support: 0.5, query: 0.5}", "data.query", "less than 1"),
         ("search: {tau_start: 0.5, tau_end: 0.6}", "search.tau_end", "search.tau_start=0.5"),
         ("strategy: {name: no-such}", "strategy.name", "package.module:Class"),

@@ -14,7 +14,7 @@ from experiments.experiment import Experiment, open_experiment
 from experiments.inline_engine import NODE, InlineGrid
 from experiments.settings import Settings, from_yaml
 from search_space.alphas import Alphas
-from server.loop import Hook, SearchResult, search
+from server.loop import Hook, SearchResult, SearchState, search
 from strategies.registry import make_strategy
 
 _CACHE = tempfile.TemporaryDirectory(prefix="fedmetanas-tests-")  # gone when the tests end
@@ -55,8 +55,18 @@ def experiment_of(*overrides: str) -> Experiment:
 
 def context_of(run_config: Mapping[str, Any]) -> Context:
     return Context(
-        run_id=1, node_id=NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)
+        run_id=1,
+        node_id=NODE,
+        node_config={"num-partitions": 1},
+        state=RecordDict(),
+        run_config=dict(run_config),
     )
+
+
+def strategy_of(*overrides: str) -> Strategy:
+    """Return the strategy of the tiny settings with some changes."""
+    chosen = settings_of(*overrides).strategy
+    return make_strategy(chosen.name, chosen.options, experiment_of(*overrides).plan)
 
 
 def run_search(
@@ -64,15 +74,15 @@ def run_search(
     strategy: Strategy | None = None,
     hooks: Sequence[Hook] = (),
     experiment: Experiment | None = None,
+    earlier: SearchState | None = None,
 ) -> SearchResult:
     """Search inline with the real apps; `experiment` is the server's, if it is to differ."""
     settings = settings_of(*overrides)
     experiment = experiment_of(*overrides) if experiment is None else experiment
-    chosen = settings.strategy
-    strategy = strategy or make_strategy(chosen.name, chosen.options, experiment.plan)
+    strategy = strategy or strategy_of(*overrides)
     run_config = {"settings": settings.to_yaml()}
     grid = InlineGrid(AppByName(CLIENT_APP, run_config), context_of(run_config))
-    return search(grid, strategy, experiment, hooks)
+    return search(grid, strategy, experiment, hooks, earlier)
 
 
 def random_alphas(experiment: Experiment, seed: int, scale: float = 1.0) -> Alphas:

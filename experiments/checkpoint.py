@@ -1,0 +1,185 @@
+"""Checkpoints: a run after a round, as one file that is written whole or not at all.
+
+A file ``checkpoints/round-00012.safetensors`` holds all arrays; the rest, plain values, is JSON in
+its header, with a digest over everything. Nothing in it is code, and reading it runs none.
+"""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+
+from strategies.aggregation import AnyArray
+from strategies.state import pack, unpack
+
+from . import results
+from .settings import Settings, SettingsError, from_yaml
+
+FORMAT_VERSION = "1"
+MAY_CHANGE = ("rounds", "min_replies", "engine", "checkpoint")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or the only ones there are. The message is one line."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that the rest of a run depends on.
+
+    Clients are not in it: they keep nothing, and draw by seed, round and partition.
+
+    Attributes
+    ----------
+    round : int
+        The last round that is done.
+    arrays : dict of str to array
+        The global model, see :mod:`strategies.wire`.
+    strategy : dict
+        What the strategy remembers, see :mod:`strategies.state`.
+    totals : dict of str to float
+        Bytes and seconds so far.
+    settings : str
+        YAML.
+    versions : dict of str to str
+        Of Python and of the packages that compute.
+    """
+
+    round: int
+    arrays: Mapping[str, AnyArray]
+    strategy: Mapping[str, Any]
+    totals: Mapping[str, float]
+    settings: str
+    versions: Mapping[str, str]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a checkpoint names."""
+    packages = ("fedmetanas", "flwr", "torch", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
+    """Write a checkpoint into a results folder; remove all but the last `keep`.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written; those before are still there.
+    """
+    arrays: dict[str, AnyArray] = {}
+    content = json.dumps(pack(vars(checkpoint), arrays))
+    digest = results.digest(content, arrays)
+    header = {"format": FORMAT_VERSION, "content": content, "digest": digest}
+    path = folder / results.CHECKPOINTS / f"round-{checkpoint.round:05}.safetensors"
+    results.write_file(path, safetensors.numpy.save(arrays, header))
+    for older in _files(folder)[keep:]:
+        older.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not exactly what was written.
+    """
+    try:
+        arrays, header = results.read_arrays(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if header.get("format", FORMAT_VERSION) != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has the format {header['format']!r}, not {FORMAT_VERSION}")
+    content = header.get("content", "")
+    if header.get("digest") != results.digest(content, arrays):
+        raise CheckpointError(f"{path} is damaged: its digest is another")
+    return Checkpoint(**unpack(json.loads(content), arrays))
+
+
+def newest(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest sound checkpoint of a run, and what a person should know of it.
+
+    Parameters
+    ----------
+    folder : Path
+        The results folder.
+    settings : Settings
+        Those with which the run is to go on.
+
+    Returns
+    -------
+    checkpoint, notes
+        None if the run was stopped before its first. A note names a newer one that is damaged, or
+        a version that is another now, so that the bits may be.
+
+    Raises
+    ------
+    CheckpointError
+        If there are checkpoints and none is sound.
+    SettingsError
+        If it is of other settings.
+    """
+    damaged = []
+    for path in _files(folder):
+        try:
+            checkpoint = read(path)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        saved = from_yaml(checkpoint.settings, source=str(path))
+        refuse_other_settings(saved, settings, path)
+        if settings.rounds < checkpoint.round:
+            raise SettingsError(
+                f"rounds: {path} is of round {checkpoint.round}; found {settings.rounds}"
+            )
+        now = versions()
+        other = [
+            f"{path} was written with {name} {was}; now it is {now.get(name)}"
+            for name, was in checkpoint.versions.items()
+            if now.get(name) != was
+        ]
+        return checkpoint, damaged + other
+    if damaged:
+        raise CheckpointError(f"no checkpoint is sound: {damaged[0]}; start a new run")
+    return None, []
+
+
+def refuse_other_settings(saved: Settings, wanted: Settings, path: Path) -> None:
+    """Raise unless two settings differ only in what may change when a run goes on.
+
+    Raises
+    ------
+    SettingsError
+        With the settings that differ, as they were saved and as they are wanted.
+    """
+    before, now = _flat(dataclasses.asdict(saved)), _flat(dataclasses.asdict(wanted))
+    other = [
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key.partition(".")[0] not in MAY_CHANGE
+    ]
+    if other:
+        raise SettingsError(f"{path} has other settings: {'; '.join(other)}")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves by dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+        flat |= inner
+    return flat
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, the newest first."""
+    return sorted((folder / results.CHECKPOINTS).glob("round-*.safetensors"), reverse=True)

@@ -1,0 +1,112 @@
+"""What a strategy remembers from round to round, as plain values and arrays.
+
+A strategy's state is its attributes: masks, an optimiser's moments, counters. They are written as
+JSON and arrays, never pickled, so reading them runs no code. What the class itself brings,
+functions and the search plan, is not state: it is made anew.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+
+from search_space.alphas import Mask
+
+from . import wire
+from .aggregation import AnyArray
+from .fedmetanas import SearchPlan
+
+SCALARS = (type(None), bool, int, float, str)
+NOT_STATE = (FunctionType, BuiltinFunctionType, MethodType, partial, type, SearchPlan)
+
+
+class StateError(ValueError):
+    """A strategy remembers something that cannot be written down. The message is one line."""
+
+
+def state_of(strategy: Strategy) -> dict[str, Any]:
+    """Return what a strategy remembers, by the names of its attributes.
+
+    Raises
+    ------
+    StateError
+        If an attribute is of a kind that :func:`pack` does not know.
+    """
+    state = {k: v for k, v in vars(strategy).items() if not isinstance(v, NOT_STATE)}
+    for name, value in state.items():
+        try:
+            pack(value, {})
+        except StateError as error:
+            kind = type(strategy).__name__
+            raise StateError(f"{kind}.{name}: {error}") from None
+    return state
+
+
+def restore(strategy: Strategy, state: Mapping[str, Any]) -> None:
+    """Give a strategy, made anew, what it remembered."""
+    vars(strategy).update(state)
+
+
+def pack(value: Any, arrays: dict[str, AnyArray]) -> Any:
+    """Return a value as JSON's plain ones; its arrays go into `arrays`, under new keys.
+
+    Parameters
+    ----------
+    value : object
+        A number, a text, None, an array, a tensor, a mask, an ArrayRecord, or a dict, list or tuple
+        of those.
+    arrays : dict of str to array
+        Added to.
+
+    Raises
+    ------
+    StateError
+        If it is of another kind.
+    """
+    if isinstance(value, SCALARS) and not isinstance(value, np.generic):
+        return value
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+        key = f"array-{len(arrays)}"
+        arrays[key] = np.array(value, order="C")  # in another, safetensors would mix it up
+        return {"number" if isinstance(value, np.generic) else "array": key}
+    if isinstance(value, torch.Tensor):
+        return {"tensor": pack(value.detach().cpu().numpy(), arrays)}
+    if isinstance(value, Mask):
+        return {"mask": pack(dict(value.items()), arrays)}
+    if isinstance(value, ArrayRecord):
+        return {"record": pack(wire.from_record(value), arrays)}
+    if isinstance(value, dict):
+        return {"dict": [[pack(k, arrays), pack(v, arrays)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [pack(entry, arrays) for entry in value]}
+    raise StateError(f"a {type(value).__name__} cannot be saved in a checkpoint")
+
+
+def unpack(tree: Any, arrays: Mapping[str, AnyArray]) -> Any:
+    """Return the value that :func:`pack` was given.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it is nothing that :func:`pack` has written.
+    """
+    if isinstance(tree, SCALARS):
+        return tree
+    ((kind, inner),) = tree.items()
+    if kind in ("array", "number"):
+        return arrays[inner] if kind == "array" else arrays[inner][()]
+    if kind in ("list", "tuple"):
+        entries = [unpack(entry, arrays) for entry in inner]
+        return entries if kind == "list" else tuple(entries)
+    if kind == "dict":
+        return {unpack(k, arrays): unpack(v, arrays) for k, v in inner}
+    value = unpack(inner, arrays)
+    if kind == "tensor":
+        return torch.from_numpy(value)
+    return Mask(**value) if kind == "mask" else wire.to_record(value)

@@ -1,0 +1,316 @@
+"""Bad input of all kinds: one line that says what is wrong, and nothing is read as something else.
+
+The long versions of these tests are in the soak.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file
+from test_checkpoint import damaged, experiment_file, files_of
+
+from experiments import results
+from experiments.datasets import DataError, Source, decode
+from experiments.main import main
+from experiments.settings import Settings, SettingsError, from_yaml
+from search_space.genotype import GenotypeError
+from server.record import Record
+
+
+def short_and_long(short: int, long: int) -> Any:
+    """Run a test with a small number in the suite and with a large one in the soak."""
+    return pytest.mark.parametrize("count", [short, pytest.param(long, marks=pytest.mark.soak)])
+
+
+def examples(number: int) -> settings:
+    slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    return settings(max_examples=number, deadline=None, suppress_health_check=slow, database=None)
+
+
+# Settings
+
+
+def keys_of(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in tree.items():
+        keys.append(prefix + key)
+        if isinstance(value, dict) and value:
+            keys += keys_of(value, f"{prefix}{key}.")
+    return keys
+
+
+KEYS = keys_of(yaml.safe_load(Settings().to_yaml()))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+def settings_or_a_line_with(words: str, make: Callable[[], Settings]) -> None:
+    try:
+        made = make()
+    except SettingsError as error:
+        message = str(error)
+        assert len(message.splitlines()) == 1, message
+        assert len(message) < 2000
+        assert words in message
+    else:
+        assert from_yaml(made.to_yaml()) == made
+
+
+@short_and_long(100, 2000)
+def test_any_value_of_any_key_is_taken_or_named(count: int) -> None:
+    @examples(count)
+    @given(st.sampled_from(KEYS), VALUES)
+    def check(key: str, value: Any) -> None:
+        *sections, last = key.split(".")
+        tree: Any = {last: value}
+        for section in reversed(sections):
+            tree = {section: tree}
+
+        words = "is not valid YAML" if "\0" in repr(value) else last
+        settings_or_a_line_with(words, lambda: from_yaml(yaml.safe_dump(tree)))
+        text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n")
+        settings_or_a_line_with(last, lambda: from_yaml("", [f"{key}={text}"]))
+
+    check()
+
+
+@short_and_long(100, 2000)
+def test_any_text_is_settings_or_a_line(count: int) -> None:
+    @examples(count)
+    @given(st.text() | st.text(alphabet="&*!|>{}[]:-,'\"\n #%@`ab01"))
+    def check(text: str) -> None:
+        settings_or_a_line_with("", lambda: from_yaml(text))
+        settings_or_a_line_with("", lambda: from_yaml("", [text]))
+
+    check()
+
+
+# What a run has left
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of a run."""
+    folder = tmp_path_factory.mktemp("whole")
+    strategy = tiny.strategy_of("rounds=2")
+    record = Record(folder, tiny.settings_of("rounds=2"), strategy)
+    tiny.run_search("rounds=2", strategy=strategy, hooks=[record])
+    return folder
+
+
+@short_and_long(100, 1000)
+@pytest.mark.parametrize("name", ["genotype.json", "weights.safetensors"])
+def test_a_damaged_network_is_never_read_as_another(
+    name: str, count: int, whole: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    content = (folder / name).read_bytes()
+    weights = load_file(folder / "weights.safetensors")
+    genotype = results.read(folder).genotype
+    refused = 0
+    for seed in range(count):
+        (folder / name).write_bytes(damaged(content, seed))
+        try:
+            found = results.read(folder)
+        except GenotypeError as error:
+            refused += str(folder) in str(error) and len(str(error).splitlines()) == 1
+            continue
+        assert found.genotype == genotype
+        assert tiny.same_bits(dict(found.network.named_parameters()), weights)
+    assert refused > 0.9 * count
+
+
+def exchange(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("genotype.json", None, ["genotype.json", "No such file"]),
+        ("genotype.json", b"", ["genotype.json", "not valid JSON"]),
+        ("genotype.json", b"\xff\xfe", ["genotype.json"]),
+        ("genotype.json", b"[" * 100_000, ["genotype.json", "not valid JSON"]),
+        ("weights.safetensors", None, ["weights.safetensors", "No such file"]),
+        ("weights.safetensors", b"", ["weights.safetensors"]),
+        ("weights.safetensors", b"\x80\x04K\x01.", ["weights.safetensors"]),
+        ("weights.safetensors", b"\xff" * 100, ["weights.safetensors"]),
+        ("settings.yaml", b"#" * 1_000_001, ["settings.yaml", "at most 1000000 bytes"]),
+        ("settings.yaml", b"a: &x [1]\nb: *x", ["settings.yaml", "aliases"]),
+        ("settings.yaml", b"a: !!python/object:os.system {}", ["settings.yaml", "tags"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "draw"])
+def test_a_broken_file_of_a_run_is_one_line(
+    command: str,
+    name: str,
+    content: bytes | None,
+    words: list[str],
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    before = files_of(folder)
+
+    assert main([command, str(folder)]) == 2
+
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1, said
+    assert all(word in said for word in words), said
+    assert files_of(folder) == before
+
+
+def test_weights_of_another_run_are_refused(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same shapes, they would be another model in silence."""
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    genotype = json.loads((folder / "genotype.json").read_text())
+    cell = genotype["normal"][0]
+    cell[0][1], cell[1][1] = cell[1][1], cell[0][1]
+    (folder / "genotype.json").write_text(json.dumps(genotype))
+
+    assert main(["evaluate", str(folder)]) == 2
+
+    assert "weights.safetensors: its digest" in capsys.readouterr().err
+
+
+# A comparison over damaged runs
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", b'{"test_accuracy": 0.9'),
+        ("summary.json", b"[1, 2]"),
+        ("summary.json", b"\xff"),
+        ("metrics.jsonl", b'{"round": 1'),
+    ],
+)
+def test_compare_over_a_damaged_run_is_one_line(
+    name: str,
+    content: bytes,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "out" / "fedmetanas" / "seed-0"
+    shutil.copytree(whole, folder)
+    (folder / name).write_bytes(content)
+    before = files_of(folder)
+    file = experiment_file(tmp_path, "rounds=2")
+    arguments = ["--strategies", "fedmetanas", "--seeds", "0", "--engine", "inline"]
+
+    assert main(["compare", file, *arguments, "--out", str(tmp_path / "out")]) == 2
+
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1, said
+    assert f"{folder / name} is damaged" in said
+    assert files_of(folder) == before
+
+
+# Full disks
+
+
+def test_a_disk_that_is_full_at_once_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "settings.yaml.part").symlink_to("/dev/full")
+    arguments = ["run", experiment_file(tmp_path), "--engine", "inline", "--out", str(folder)]
+
+    assert main(arguments) == 1
+
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == (
+        f"fedmetanas: cannot write {folder / 'settings.yaml'}: No space left on device"
+    )
+    assert list(folder.iterdir()) == []
+
+
+def test_metrics_on_a_full_disk_end_the_run_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    strategy = tiny.strategy_of()
+    folder.mkdir()
+    record = Record(folder, tiny.settings_of(), strategy)
+    (folder / "metrics.jsonl").symlink_to("/dev/full")
+
+    with pytest.raises(results.RunError, match=r"metrics\.jsonl: No space left on device$"):
+        tiny.run_search(strategy=strategy, hooks=[record])
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    (folder / "cells.png").mkdir()
+
+    assert main(["draw", str(folder)]) == 2
+
+    said = capsys.readouterr().err
+    assert said == f"fedmetanas: cannot write {folder / 'cells.png'}: Is a directory\n"
+
+
+# Images
+
+
+def images_in(root: Path, ending: str) -> list[Path]:
+    source = np.random.default_rng(0)
+    paths = []
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            folder = root / part / label
+            folder.mkdir(parents=True)
+            paths.append(folder / f"0.{ending}")
+            Image.fromarray(source.integers(0, 255, (9, 8, 3), np.uint8)).save(paths[-1])
+    return paths
+
+
+@short_and_long(60, 1000)
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp"])
+def test_a_damaged_image_is_named_or_read(ending: str, count: int, tmp_path: Path) -> None:
+    paths = images_in(tmp_path, ending)
+    source = Source("imagefolder", tmp_path, download=False, image_size=None)
+    assert decode(source).train.images.shape == (2, 9, 8, 3)
+    draw = random.Random(0)
+    named = read = 0
+    for seed in range(count):
+        path = draw.choice(paths)
+        content = path.read_bytes()
+        path.write_bytes(damaged(content, seed))
+        try:
+            decode(source)
+        except DataError as error:
+            named += str(tmp_path) in str(error) and len(str(error).splitlines()) == 1
+            continue
+        finally:
+            path.write_bytes(content)
+        read += 1
+    assert named > 0
+    assert named + read == count

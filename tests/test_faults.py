@@ -1,0 +1,530 @@
+"""Clients that fail: each is left out and named, and the model is that of the others."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from safetensors.torch import load_file
+from test_checkpoint import metrics_of
+from test_run import TINY, environment, fedmetanas, left_over  # noqa: F401 (a fixture)
+
+from experiments.engines import CLIENT_APP, AppByName
+from experiments.inline_engine import InlineGrid
+from experiments.main import main
+from server import loop
+from server.loop import RoundResult, SearchResult, SearchState, search
+from server.partition_grid import ClientError, PartitionGrid, draw
+from server.record import Record
+from server.replies import LeftOut
+from strategies import wire
+
+# What a client can do wrong: from an honest reply to training to a faulty one, or none.
+
+Fault = Callable[[Message], Message | None]
+
+
+def with_metrics(**changes: Any) -> Fault:
+    """Change metrics, or remove those that are None."""
+
+    def fault(reply: Message) -> Message:
+        metrics = dict(reply.content["metrics"]) | {
+            key.replace("_", "-"): value for key, value in changes.items()
+        }
+        kept = {key: value for key, value in metrics.items() if value is not None}
+        content = RecordDict({**dict(reply.content), "metrics": MetricRecord(kept)})
+        return answer(reply, content)
+
+    return fault
+
+
+def with_arrays(change: Callable[[dict[str, np.ndarray[Any, Any]]], Any]) -> Fault:
+    """Change the arrays, each a copy."""
+
+    def fault(reply: Message) -> Message:
+        record = reply.content.array_records["arrays"]
+        arrays = {key: array.copy() for key, array in wire.from_record(record).items()}
+        change(arrays)
+        content = RecordDict({**dict(reply.content), "arrays": wire.to_record(arrays)})
+        return answer(reply, content)
+
+    return fault
+
+
+def answer(reply: Message, content: RecordDict) -> Message:
+    """Return a message in the place of a reply."""
+    changed = Message.__new__(Message)
+    changed.__dict__.update(reply.__dict__)
+    changed.__dict__["_content"] = content
+    return changed
+
+
+def error(reply: Message) -> Message:
+    changed = answer(reply, RecordDict())
+    changed.__dict__.update(_content=None, _error=Error(8, "its process is gone"))
+    return changed
+
+
+def raises(reply: Message) -> Message:
+    changed = answer(reply, RecordDict())
+    trace = 'Traceback (most recent call last):\n  File "x.py"\nValueError: no such scanner\n'
+    changed.__dict__.update(_content=None, _error=Error(2, trace))
+    return changed
+
+
+def first_key(arrays: dict[str, Any]) -> str:
+    return min(key for key in arrays if arrays[key].size > 1)
+
+
+def put(arrays: dict[str, Any], value: float) -> None:
+    arrays[first_key(arrays)].reshape(-1)[-1] = value
+
+
+def scale(arrays: dict[str, Any], factor: float) -> None:
+    for key in arrays:
+        arrays[key] = arrays[key] * np.float32(factor)
+
+
+def broken_bytes(data: Callable[[bytes], bytes]) -> Fault:
+    def fault(reply: Message) -> Message:
+        record = dict(reply.content.array_records["arrays"])
+        key = min(record)
+        array = record[key]
+        record[key] = Array(array.dtype, array.shape, array.stype, data(array.data))
+        return answer(reply, RecordDict({**dict(reply.content), "arrays": ArrayRecord(record)}))
+
+    return fault
+
+
+def without_arrays(reply: Message) -> Message:
+    return answer(reply, RecordDict({"metrics": reply.content["metrics"]}))
+
+
+def two_records(reply: Message) -> Message:
+    more = {"more": reply.content["arrays"]}
+    return answer(reply, RecordDict({**dict(reply.content), **more}))
+
+
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "raises": (raises, "ValueError: no such scanner"),
+    "error": (error, "no reply: its process is gone"),
+    "silent": (lambda reply: None, "no reply within 0.2 s (engine.timeout)"),
+    "nan": (with_arrays(lambda a: put(a, math.nan)), "NaN"),
+    "infinity": (with_arrays(lambda a: put(a, -math.inf)), "infinity"),
+    "enormous": (with_arrays(lambda a: put(a, 1e30)), "enormous"),
+    "norm": (with_arrays(lambda a: scale(a, 1000)), "arrays with the norm"),
+    "shape": (with_arrays(lambda a: a.update({first_key(a): np.ones(7)})), "expected the shape"),
+    "integers": (with_arrays(lambda a: a.update({k: a[k].astype(int) for k in a})), "int64"),
+    "missing": (with_arrays(lambda a: a.pop(first_key(a))), "missing"),
+    "extra": (with_arrays(lambda a: a.update({"../etc": np.ones(1)})), "../etc"),
+    "no arrays": (without_arrays, "expected one ArrayRecord; found 0"),
+    "two records": (two_records, "expected one ArrayRecord; found 2"),
+    "cut off": (broken_bytes(lambda data: data[:-3]), "cannot be read"),
+    "empty": (broken_bytes(lambda data: b""), "cannot be read"),
+    "pickle": (broken_bytes(lambda data: b"\x80\x04K\x01."), "cannot be read"),
+    "no examples": (with_metrics(num_examples=0), "num-examples"),
+    "negative": (with_metrics(num_examples=-5), "num-examples"),
+    "absurd": (with_metrics(num_examples=10**9), "num-examples"),
+    "half": (with_metrics(num_examples=2.5), "num-examples"),
+    "list": (with_metrics(num_examples=[3, 4]), "num-examples"),
+    "loss": (with_metrics(loss=math.nan), "loss: expected a finite number; found nan"),
+    "no metric": (with_metrics(accuracy=None), "metrics accuracy are missing"),
+    "more metrics": (with_metrics(bonus=1.0), "metrics bonus are missing or too many"),
+}
+
+
+class FaultyGrid(InlineGrid):
+    """The inline engine with clients that do something wrong when they train."""
+
+    def __init__(self, faulty: Iterable[int], fault: Fault, settings: Any) -> None:
+        run_config = {"settings": settings.to_yaml()}
+        app = AppByName(CLIENT_APP, run_config)
+        self.faulty, self.fault = set(faulty), fault
+
+        def client_app(message: Message, context: Context) -> Message | None:
+            reply = app(message, context)
+            (config,) = message.content.config_records.values()
+            training = message.metadata.message_type == MessageType.TRAIN
+            if training and config["partition-id"] in self.faulty:
+                return self.fault(reply)
+            return reply
+
+        super().__init__(client_app, tiny.context_of(run_config))  # type: ignore[arg-type]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that there are."""
+        return [reply for reply in super().pull_messages(message_ids) if reply is not None]
+
+
+SETTINGS = (
+    *("clients=10", "rounds=5", "evaluation.every=9", "engine.timeout=0.2"),
+    *("search.operation_threshold=0.333", "search.tau_end=1.0e-5"),
+)
+FAULTY = (2, 3, 7)
+
+
+def searched(grid: InlineGrid, folder: Path, *overrides: str) -> SearchResult:
+    settings, strategy = tiny.settings_of(*overrides), tiny.strategy_of(*overrides)
+    folder.mkdir(exist_ok=True)
+    record = Record(folder, settings, strategy)
+    return search(grid, strategy, tiny.experiment_of(*overrides), [record])
+
+
+@pytest.fixture(scope="module")
+def without_them() -> SearchResult:
+    """A search in which the faulty clients are never drawn."""
+
+    def others(*arguments: int) -> list[int]:
+        return [client for client in draw(*arguments) if client not in FAULTY]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "draw", others)
+        return tiny.run_search(*SETTINGS)
+
+
+SHORT = ("raises", "silent", "nan", "shape", "absurd", "norm")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in SHORT else pytest.mark.soak) for n in FAULTS]
+)
+def test_the_result_is_that_of_a_run_without_the_faulty_clients(
+    name: str, without_them: SearchResult, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fault, words = FAULTS[name]
+
+    result = searched(FaultyGrid(FAULTY, fault, tiny.settings_of(*SETTINGS)), tmp_path, *SETTINGS)
+
+    assert tiny.same_bits(result.weights, without_them.weights)
+    assert result.genotype == without_them.genotype
+    lines = metrics_of(tmp_path)
+    assert [line["round"] for line in lines] == [1, 2, 3, 4, 5]
+    said = capfd.readouterr().err
+    for line in lines:
+        assert [left["client"] for left in line["left_out"]] == list(FAULTY)
+        for left in line["left_out"]:
+            assert left["stage"] == "train"
+            assert words in left["reason"]
+            assert len(left["reason"].splitlines()) == 1
+            named = f"round {line['round']}: client {left['client']} left out of train: "
+            assert named in said
+    assert said.count("Traceback") == (name == "raises")  # once, not fifteen times
+
+
+# The view, reply by reply
+
+
+def honest(message: Message) -> Message:
+    """Answer with what came, changed a little."""
+    arrays = wire.from_record(message.content.array_records["arrays"])
+    record = wire.to_record({key: array * np.float32(1.5) for key, array in arrays.items()})
+    metrics = {"num-examples": 7, "loss": 1.0, "accuracy": 0.5, "seconds": 0.1, "worker": 4}
+    content = RecordDict({"arrays": record, "metrics": MetricRecord(metrics)})
+    return Message(content, reply_to=message)
+
+
+class Nodes(InlineGrid):
+    """A node that answers as the test says; None is silence."""
+
+    def __init__(self, reply: Callable[[int, Message], Message | None]) -> None:
+        def client_app(message: Message, context: Context) -> Message | None:
+            (config,) = message.content.config_records.values()
+            partition_id = config["partition-id"]
+            assert isinstance(partition_id, int)
+            return reply(partition_id, message)
+
+        super().__init__(client_app, tiny.context_of({}))  # type: ignore[arg-type]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that there are."""
+        return [reply for reply in super().pull_messages(message_ids) if reply is not None]
+
+
+def ask(
+    grid: InlineGrid, needed: int = 0, timeout: float = 0.2, clients: Iterable[int] = (1, 4, 9)
+) -> tuple[list[int], list[LeftOut], list[str]]:
+    """Send clients a message; return how many answered well, who is left out, and tracebacks."""
+    traces: list[str] = []
+    view = PartitionGrid(
+        grid, list(clients), timeout, 100, needed, lambda left, trace: traces.append(trace)
+    )
+    arrays = {"weights/w": np.arange(1, 13, dtype=np.float32), "alphas/a": np.ones(2, np.float32)}
+    content = RecordDict({"arrays": wire.to_record(arrays), "config": ConfigRecord()})
+    replies = list(
+        view.send_and_receive([Message(content, client, MessageType.TRAIN) for client in clients])
+    )
+    return [len(reply.content) for reply in replies], view.left_out, traces
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_reply_is_left_out_and_named(name: str) -> None:
+    fault, words = FAULTS[name]
+
+    def reply(client: int, message: Message) -> Message | None:
+        return fault(honest(message)) if client == 4 else honest(message)
+
+    good, left_out, _ = ask(Nodes(reply))
+
+    assert good == [2, 2]
+    assert [(left.client, left.stage) for left in left_out] == [(4, "train")]
+    assert words in left_out[0].reason
+
+
+def test_honest_replies_are_all_taken() -> None:
+    assert ask(Nodes(lambda client, message: honest(message)))[:2] == ([2, 2, 2], [])
+
+
+def test_a_norm_is_judged_by_what_was_sent() -> None:
+    factors = {1: 60.0, 4: 70.0, 9: 1.0}  # times 1.5: below 100, above, far below
+
+    def reply(client: int, message: Message) -> Message | None:
+        return with_arrays(lambda a: scale(a, factors[client]))(honest(message))
+
+    assert [left.client for left in ask(Nodes(reply))[1]] == [4]
+
+
+def test_the_others_are_asked_again_if_too_few_answer_well() -> None:
+    asked: list[int] = []
+
+    def reply(client: int, message: Message) -> Message | None:
+        asked.append(client)
+        first = client != 9 and asked.count(client) == 1
+        return raises(honest(message)) if first else honest(message)
+
+    good, left_out, _ = ask(Nodes(reply), needed=2)
+
+    assert good == [2, 2, 2]
+    assert sorted(asked) == [1, 1, 4, 4, 9]
+    assert [left.client for left in left_out] == [1, 4]
+
+
+def test_too_few_good_replies_again_are_an_error_that_names_all() -> None:
+    def reply(client: int, message: Message) -> Message | None:
+        return honest(message) if client == 4 else raises(honest(message))
+
+    with pytest.raises(ClientError) as caught:
+        ask(Nodes(reply), needed=2)
+
+    assert str(caught.value) == (
+        "only 1 of 3 clients gave a good reply, and min_replies asks for 2: "
+        "client 1: ValueError: no such scanner; client 9: ValueError: no such scanner"
+    )
+
+
+def test_no_more_replies_are_needed_than_messages_were_sent() -> None:
+    assert ask(Nodes(lambda client, message: honest(message)), needed=5)[0] == [2, 2, 2]
+
+
+def test_a_node_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    class Late(Nodes):
+        looked = 0
+
+        def get_node_ids(self) -> Iterable[int]:
+            self.looked += 1
+            return [2] if self.looked > 3 else []
+
+    grid = Late(lambda client, message: honest(message))
+
+    assert ask(grid, timeout=60.0)[0] == [2, 2, 2]
+    assert capsys.readouterr().err == "waiting for a node to connect\n"
+
+
+def test_a_node_that_does_not_come_is_an_error() -> None:
+    class Nobody(Nodes):
+        def get_node_ids(self) -> Iterable[int]:
+            return []
+
+    with pytest.raises(ClientError, match=r"^no node connected within 0\.2 s \(engine\.timeout\)"):
+        ask(Nobody(lambda client, message: honest(message)))
+
+
+# Evaluation
+
+
+def test_clients_that_fail_when_measured_are_left_out_of_the_measurement(tmp_path: Path) -> None:
+    broken = {1, 3}
+
+    class Unmeasured(FaultyGrid):
+        def __init__(self) -> None:
+            super().__init__((), lambda reply: reply, tiny.settings_of("rounds=2"))
+            honest_app = self.client_app
+
+            def client_app(message: Message, context: Context) -> Message:
+                reply = honest_app(message, context)
+                (config,) = message.content.config_records.values()
+                measured = message.metadata.message_type == MessageType.EVALUATE
+                return raises(reply) if measured and config["partition-id"] in broken else reply
+
+            self.client_app = client_app
+
+    result = searched(Unmeasured(), tmp_path, "rounds=2")
+
+    whole = tiny.run_search("rounds=2")
+    assert tiny.same_bits(result.weights, whole.weights)
+    first = metrics_of(tmp_path)[0]
+    assert [(left["client"], left["stage"]) for left in first["left_out"]] == [(1, "evaluate")]
+    assert first["client_accuracy"] is not None
+    summary = result.summary
+    assert [left["client"] for left in summary["left_out"]] == [1, 3]
+    assert "client_accuracy_after" in summary
+    assert "held_out_accuracy_after" not in summary  # client 3 was the only one
+
+
+# Processes
+
+
+FAULTY_APP = """
+    import os
+    import sys
+    import time
+
+    from client.app import app as honest
+    from experiments import engines, main
+
+    class Faulty:
+        def __call__(self, message, context):
+            (config,) = message.content.config_records.values()
+            if message.metadata.message_type == "train":
+                if config["partition-id"] == 1:
+                    hangs = "timeout: 20.0" in context.run_config["settings"]
+                    time.sleep(10_000) if hangs else os._exit(1)
+                if config["partition-id"] == 2:
+                    # Within Flower's app, as a client's own code is.
+                    message.content.config_records["config"]["learner"] = "none"
+            return honest(message, context)
+
+    app = Faulty()
+
+    if __name__ == "__main__":
+        engines.CLIENT_APP = "faulty_app:app"
+        sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [((), "no reply"), (("engine.timeout=20",), "no reply within 20 s (engine.timeout)")],
+)
+def test_a_run_goes_on_without_clients_that_die_or_hang_or_raise_in_every_round(
+    settings: tuple[str, ...],
+    words: str,
+    environment: dict[str, str],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    app = tmp_path / "faulty_app.py"
+    app.write_text("\n".join(line.removeprefix("    ") for line in FAULTY_APP.splitlines()))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    arguments = ["run", "digits", *TINY.split(), "min_replies=1", "engine.workers=2", *settings]
+    done = subprocess.run(
+        [sys.executable, str(app), *arguments, "--out", "out"],
+        env={**environment, "PYTHONPATH": path},
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+
+    assert done.returncode == 0, done.stderr
+    for line in metrics_of(tmp_path / "out"):
+        assert [left["client"] for left in line["left_out"]] == [1, 2]
+        assert words in line["left_out"][0]["reason"]
+        assert "ValueError: learner" in line["left_out"][1]["reason"]
+    assert f"round 1: client 1 left out of train: {words}" in done.stderr
+    assert "round 2: client 2 left out of train: ValueError: learner" in done.stderr
+    assert done.stderr.count("Traceback") == 1
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_result_is_the_same(
+    environment: dict[str, str],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    arguments = ["run", "digits", *TINY.split(), "rounds=4", "engine.workers=2"]
+    whole = fedmetanas(
+        *arguments, "--engine", "inline", "--out", "whole", environment=environment, cwd=tmp_path
+    )
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "fedmetanas"), *arguments, "--out", "out"],
+        env={**environment, "RUN_OF_THE_TEST": str(tmp_path)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "round 1/" not in process.stdout.readline():
+        assert process.poll() is None
+
+    killed = [
+        kill(folder) for folder in Path("/proc").glob("[0-9]*") if is_worker(folder, tmp_path)
+    ]
+    process.communicate(timeout=300)
+
+    assert killed
+    assert (whole.returncode, process.returncode) == (0, 0)
+    assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "out")
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "out")]
+    assert weights[0] == weights[1]
+    assert left_over(str(tmp_path)) == []
+
+
+def is_worker(folder: Path, mark: Path) -> bool:
+    """Return whether a process is one of the test's workers that run clients."""
+    try:
+        ours = f"RUN_OF_THE_TEST={mark}" in (folder / "environ").read_bytes().decode()
+        return ours and "ClientAppActor" in (folder / "cmdline").read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def kill(folder: Path) -> str:
+    os.kill(int(folder.name), signal.SIGKILL)
+    return folder.name
+
+
+# Too few, then enough
+
+
+class Sicken:
+    """A hook after whose first round a client is faulty."""
+
+    def __init__(self, grid: FaultyGrid, client: int) -> None:
+        self.grid, self.client = grid, client
+
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
+        self.grid.faulty = {self.client}
+
+    def on_end(self, result: SearchResult) -> None:
+        raise AssertionError("it was to fail")
+
+
+def test_a_run_of_which_too_few_clients_are_left_fails_and_can_go_on(tmp_path: Path) -> None:
+    overrides = ("rounds=3", "min_replies=3")
+    settings, strategy = tiny.settings_of(*overrides), tiny.strategy_of(*overrides)
+    grid = FaultyGrid((), raises, settings)
+    hooks = [Record(tmp_path, settings, strategy), Sicken(grid, 1)]
+
+    with pytest.raises(ClientError, match="only 2 of 3 clients"):
+        search(grid, strategy, tiny.experiment_of(*overrides), hooks)
+
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["round-00001.safetensors"]
+    assert main(["run", "--resume", str(tmp_path), "--engine", "inline"]) == 0
+    weights = load_file(tmp_path / "weights.safetensors")
+    assert tiny.same_bits(weights, tiny.run_search(*overrides).weights)

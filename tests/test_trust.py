@@ -1,0 +1,75 @@
+"""What a client takes from a server and a run from files: data, never code, and no path."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from experiments.experiment import experiment_of
+from experiments.settings import SettingsError
+
+ROOT = Path(__file__).parents[1]
+HOUSE = ("search_space", "strategies", "experiments", "client", "server", "benchmarks")
+
+
+def images(root: Path, value: int) -> str:
+    """Write a dataset of images of one grey."""
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            folder = root / part / label
+            folder.mkdir(parents=True)
+            for number in range(20):
+                image = Image.fromarray(np.full((8, 8), value, np.uint8))
+                image.save(folder / f"{number}.png")
+    return str(root)
+
+
+def test_a_client_reads_its_own_data_and_no_path_that_was_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own-cache"))
+    own = images(tmp_path / "own", 50)
+    servers, cache = images(tmp_path / "servers", 200), tmp_path / "servers-cache"
+    settings = tiny.settings_of(
+        *("data.dataset=imagefolder", f"data.root={servers}", f"data.cache={cache}"),
+        *("data.partition=iid", "data.min_client_size=3", "data.download=true"),
+    )
+    sent = {"settings": settings.to_yaml()}
+
+    opened = experiment_of(sent, {"data-dir": own})
+
+    assert set(np.unique(opened.dataset.train.images)) == {50}
+    assert not cache.exists()
+    assert not opened.settings.data.download
+    with pytest.raises(SettingsError, match="data-dir"):
+        experiment_of(sent, {})
+    assert not cache.exists()
+    simulated = experiment_of(sent, {"num-partitions": 4, "partition-id": 0})
+    assert set(np.unique(simulated.dataset.train.images)) == {200}
+    both = experiment_of(sent, {"num-partitions": 4, "data-dir": own})
+    assert set(np.unique(both.dataset.train.images)) == {50}
+
+
+FORBIDDEN = {"eval", "exec", "compile", "pickle", "marshal", "shelve", "dill", "unsafe_load"}
+
+
+@pytest.mark.parametrize("folder", HOUSE)
+def test_nothing_is_unpickled_or_evaluated(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name.partition(".")[0] for alias in node.names}
+                names.add((getattr(node, "module", None) or "").partition(".")[0])
+                assert not names & FORBIDDEN, path
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in FORBIDDEN, path
+                assert called != "torch.load", path
+                if called == "np.load":
+                    assert "allow_pickle=False" in ast.unparse(node), path
+                if called == "yaml.load":
+                    assert "Loader=_Loader" in ast.unparse(node), path
