@@ -5,12 +5,9 @@ one that was interrupted goes on from its checkpoint, and one of other settings 
 and plots are written after every run.
 """
 
-import fcntl
 import multiprocessing
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +91,7 @@ def compare(
         _refuse_other_settings(planned)
         check(planned.settings)
     _make_folder(out)
-    with _alone(out):
+    with results.alone_in(out, "--out"):
         for number, planned in enumerate(runs, start=1):
             name = f"{planned.variant.name}, seed {planned.settings.seed} ({number} of {len(runs)})"
             if planned.finished:
@@ -119,19 +116,6 @@ def _write(runs: Sequence[Run], reference: str, out: Path) -> str:
     rows = [Row(name, about[name], folders[name], set_against) for name in folders]
     draw_curves(rows, out)
     return write_tables(rows, out)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder: two comparisons in one would write over each other's runs."""
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise SettingsError(f"--out: another comparison is running in {out}") from None
-    finally:
-        os.close(handle)
 
 
 def _refuse_other_settings(planned: Run) -> None:

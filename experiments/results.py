@@ -1,11 +1,12 @@
 """The results folder of a run: the names of its files, making one, writing and reading one."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,25 @@ def write_file(path: Path, content: bytes) -> None:
 def unwritable(path: Path, error: OSError) -> RunError:
     """Return the error that says why a file of the run cannot be written."""
     return RunError(f"cannot write {path}: {error.strerror}")
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, option: str) -> Iterator[None]:
+    """Hold a folder against other runs and comparisons, until this one or its process ends.
+
+    Raises
+    ------
+    SettingsError
+        If another holds it; the message names `option`.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise SettingsError(f"{option}: another run is at work in {folder}") from None
+    finally:
+        os.close(handle)
 
 
 def is_unused(path: Path) -> bool:

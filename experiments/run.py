@@ -1,10 +1,6 @@
 """One run of an experiment, from settings to results."""
 
-import fcntl
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from strategies.registry import StrategyError, make_strategy
@@ -66,7 +62,7 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
         folder = results.make_folder(out, settings)
     run_config = {"settings": settings.to_yaml(), "out": str(folder), "resume": resume}
     try:
-        with _alone_in(folder):
+        with results.alone_in(folder, "out"):
             ENGINES[engine](settings, run_config)
     except results.RunError as error:
         print(f"fedmetanas: {error}", file=sys.stderr)
@@ -86,16 +82,3 @@ def _check_resumable(folder: Path, settings: Settings) -> None:
     if results.read_summary(folder) is not None:
         raise SettingsError(f"--resume: the run in {folder} has completed; start a new one")
     newest(folder, settings)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder against other runs, until this one or its process ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise SettingsError(f"out: another run is at work in {folder}") from None
-    finally:
-        os.close(handle)

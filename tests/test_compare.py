@@ -310,7 +310,7 @@ def test_a_folder_that_another_comparison_writes_to_is_refused(
     fcntl.flock(handle, fcntl.LOCK_EX)
 
     assert compared(experiment, copied, "--strategies", "fedavg") == 2
-    assert "another comparison is running" in capsys.readouterr().err
+    assert "another run is at work in" in capsys.readouterr().err
     assert files_of(copied) == before
 
     os.close(handle)

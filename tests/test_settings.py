@@ -31,6 +31,7 @@ clients_per_round: 4
 min_replies: 2
 held_out_clients: 3
 data: {dataset: imagefolder, root: /tmp/x y, download: true, cache: '#no comment', image_size: 24,
+  train_images: 900,
   partition: pathological, concentration: 0.7, classes_per_client: 3, min_client_size: 12,
   support: 0.2, query: 0.4, augment: shift}
 search: {channels: 5, layers: 4, nodes: 3, operations: [none, skip_connect], norm: batch,
@@ -38,7 +39,7 @@ search: {channels: 5, layers: 4, nodes: 3, operations: [none, skip_connect], nor
   operation_threshold: 0.11, pair_threshold: 0.12, warmup_rounds: 0}
 client: {episodes: 2, batch_size: 16, inner_steps: 3, inner_lr: 0.3, inner_alpha_lr: 0.4,
   outer_lr: 0.5, outer_alpha_lr: 0.6, outer_lr_schedule: constant, momentum: 0.7,
-  weight_decay: 0.001, clip: 1.5, second_order: true, adapt_steps: 0}
+  weight_decay: 0.001, clip: 1.5, second_order: true, outer_loss: all, adapt_steps: 0}
 strategy: {name: 'flwr.serverapp.strategy:FedAdam', options: {eta: 0.01, tags: [a, {b: 1}]}}
 evaluation: {every: 2, batch_size: 99}
 engine: {workers: 3, device: cuda, timeout: 12.5}
