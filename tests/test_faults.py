@@ -25,7 +25,7 @@ from flwr.app import (
 )
 from safetensors.torch import load_file
 from test_checkpoint import metrics_of
-from test_run import TINY, environment, fedmetanas, left_over  # noqa: F401 (a fixture)
+from test_run import TINY, after_its_first_round, environment, fedmetanas, left_over  # noqa: F401
 
 from experiments.engines import CLIENT_APP, AppByName
 from experiments.inline_engine import InlineGrid
@@ -461,16 +461,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_result_is_the_same(
     whole = fedmetanas(
         *arguments, "--engine", "inline", "--out", "whole", environment=environment, cwd=tmp_path
     )
-    process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "fedmetanas"), *arguments, "--out", "out"],
-        env={**environment, "RUN_OF_THE_TEST": str(tmp_path)},
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    while "round 1/" not in process.stdout.readline():
-        assert process.poll() is None
+    process = after_its_first_round([*arguments, "--out", "out"], environment, tmp_path)
 
     killed = [
         kill(folder) for folder in Path("/proc").glob("[0-9]*") if is_worker(folder, tmp_path)

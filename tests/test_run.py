@@ -232,6 +232,23 @@ def test_ctrl_c_ends_the_run_and_all_its_processes(
     assert (tmp_path / "out" / "checkpoints").is_dir()
 
 
+def after_its_first_round(
+    arguments: list[str], environment: dict[str, str], folder: Path
+) -> "subprocess.Popen[str]":
+    """Start a run in a folder and return its process once it has said how round 1 went."""
+    process = subprocess.Popen(
+        [str(BIN / "fedmetanas"), *arguments],
+        env={**environment, "RUN_OF_THE_TEST": str(folder)},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "round 1/" not in process.stdout.readline():
+        assert process.poll() is None
+    return process
+
+
 @pytest.mark.parametrize(
     ("engine", "another"),
     [("ray", "inline"), pytest.param("inline", "ray", marks=pytest.mark.soak)],
@@ -240,16 +257,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
     engine: str, another: str, inline: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     arguments = ["run", "digits", *TINY.split(), "--engine", engine, "--out", "out"]
-    process = subprocess.Popen(
-        [str(BIN / "fedmetanas"), *arguments],
-        env={**environment, "RUN_OF_THE_TEST": str(tmp_path)},
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    while "round 1/" not in process.stdout.readline():
-        assert process.poll() is None
+    process = after_its_first_round(arguments, environment, tmp_path)
 
     process.kill()
     process.wait()
