@@ -235,7 +235,7 @@ def empty_round(clients: int, repeats: int) -> Comparison:
     def run() -> None:
         strategy = FedMetaNAS(experiment.plan)
         grid = InlineGrid(echo, context)
-        view = PartitionGrid(grid, range(clients), 60.0, 1, clients, lambda left, trace: None)
+        view = PartitionGrid(grid, range(clients), 60.0, 1, 1, clients, lambda left, trace: None)
         messages = strategy.configure_train(1, wire.to_record(arrays), ConfigRecord(), view)
         strategy.aggregate_train(1, view.send_and_receive(messages))
 

@@ -151,7 +151,7 @@ class MetaClient(NumPyClient):
         theta = self._theta(parameters)
         loss, before = self._test(theta, this_round)
         support = self._batches("support", this_round.number)
-        steps = [self._loss(this_round, next(support), None) for _ in range(settings.adapt_steps)]
+        steps = (self._loss(this_round, next(support), None) for _ in range(settings.adapt_steps))
         rates = self._inner_rates(this_round)
         adapted = task_learner(theta, steps, rates, settings.clip, second_order=False)
         metrics = {

@@ -70,7 +70,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
 
     Raises
     ------
-    RunError
+    UnwritableError
         If it cannot be written; those before are still there.
     """
     arrays: dict[str, AnyArray] = {}

@@ -89,7 +89,7 @@ def compare(
     ]
     for planned in runs:
         _refuse_other_settings(planned)
-        check(planned.settings)
+        check(planned.settings, engine)
     _make_folder(out)
     with results.alone_in(out, "--out"):
         for number, planned in enumerate(runs, start=1):

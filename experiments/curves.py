@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import results
+from .settings import SettingsError
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,17 @@ def read_curve(folder: Path) -> list[Point]:
     SettingsError
         If a file of the run is missing or damaged.
     """
-    summary = results.read_summary(folder)
+    summary, lines = results.read_summary(folder), results.read_metrics(folder)
+    try:
+        return _points(lines, summary)
+    except (KeyError, TypeError, AttributeError) as error:
+        path = folder / results.METRICS
+        raise SettingsError(f"{path} is damaged: {error!r}; remove {folder} to go on") from None
+
+
+def _points(lines: list[dict[str, Any]], summary: dict[str, Any] | None) -> list[Point]:
     points, seconds, megabytes = [], 0.0, 0.0
-    for line in results.read_metrics(folder):
+    for line in lines:
         seconds += line["seconds"]["total"] - line["seconds"]["evaluation"]
         for way in ("bytes_down", "bytes_up"):
             megabytes += sum(line[way].values()) / 1e6

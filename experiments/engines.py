@@ -39,6 +39,8 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Workers do all the work here. At Ray's default, 15, they starve beside any busy process.
     "RAY_worker_niceness": "0",
+    # As on macOS and Windows, all of Ray's sockets are on the loopback interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # A worker that died is started again, and says so itself: no line for each message it lost.
     "RAY_enable_output_error_log_if_still_retry": "0",
 }

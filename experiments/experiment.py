@@ -27,6 +27,8 @@ from .partitions import Plan, Split, split
 from .randomness import rng, torch_generator
 from .settings import Settings, SettingsError, from_run_config
 
+MOST_WEIGHTS = 100_000_000  # of a supernet; one of DARTS' size has 2 million
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -171,7 +173,18 @@ def open_experiment(settings: Settings) -> Experiment:
         for partition_id, indices in enumerate(parts)
     )
     device = torch.device(settings.engine.device)
-    return Experiment(settings, dataset, splits, build_supernet(shape), shape, device)
+    return Experiment(settings, dataset, splits, _bounded(build_supernet(shape)), shape, device)
+
+
+def _bounded(supernet: Network) -> Network:
+    """Return the supernet, which has no weights yet, unless they would fill the memory."""
+    weights = sum(parameter.numel() for parameter in supernet.parameters())
+    if weights > MOST_WEIGHTS:
+        raise SettingsError(
+            f"search.channels: the supernet would have {weights:,} weights; expected at most "
+            f"{MOST_WEIGHTS:,}"
+        )
+    return supernet
 
 
 def experiment_of(

@@ -27,11 +27,20 @@ METRICS = "metrics.jsonl"
 GENOTYPE = "genotype.json"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
+SUMMARY_TEXTS = ("name", "strategy", "left_out")
 CHECKPOINTS = "checkpoints"  # a folder, there until the run has completed
 
 
 class RunError(RuntimeError):
     """A run cannot go on; its checkpoints are kept. The message is one line."""
+
+    exit_code = 1
+
+
+class UnwritableError(RunError):
+    """A file of the run cannot be written; when there is room again, the run can go on."""
+
+    exit_code = 2
 
 
 def make_folder(out: str, settings: Settings) -> Path:
@@ -128,7 +137,7 @@ def write_network(folder: Path, genotype: Genotype, weights: Weights) -> None:
 
     Raises
     ------
-    RunError
+    UnwritableError
         If it cannot be written.
     """
     text = genotype.to_json()
@@ -188,7 +197,7 @@ def write_file(path: Path, content: bytes) -> None:
 
     Raises
     ------
-    RunError
+    UnwritableError
         If it cannot be written; what was there before is still there.
     """
     draft = path.with_name(path.name + ".part")
@@ -205,9 +214,9 @@ def write_file(path: Path, content: bytes) -> None:
         raise unwritable(path, error) from error
 
 
-def unwritable(path: Path, error: OSError) -> RunError:
+def unwritable(path: Path, error: OSError) -> UnwritableError:
     """Return the error that says why a file of the run cannot be written."""
-    return RunError(f"cannot write {path}: {error.strerror}")
+    return UnwritableError(f"cannot write {path}: {error.strerror}")
 
 
 @contextlib.contextmanager
@@ -249,9 +258,23 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is damaged: {error}; remove it to go on") from None
-    if not isinstance(summary, dict):
-        raise SettingsError(f"{path} is damaged: expected keys with values; remove it to go on")
-    return summary
+    if not _is_summary(summary):
+        raise SettingsError(f"{path} is damaged: expected other keys or values; remove it to go on")
+    return summary  # type: ignore[no-any-return]
+
+
+def _is_summary(tree: Any) -> bool:
+    """Return whether a tree has what is read of every summary, and numbers in its places."""
+    if not isinstance(tree, dict) or not {"test_accuracy", "rounds"} <= tree.keys():
+        return False
+    values = [value for key, value in tree.items() if key not in SUMMARY_TEXTS]
+    values += [inner for value in values if isinstance(value, dict) for inner in value.values()]
+    spent = tree.get("algorithm_seconds")
+    return (
+        isinstance(spent, dict)
+        and "total" in spent
+        and all(type(value) in (int, float) for value in values if not isinstance(value, dict))
+    )
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -13,14 +13,18 @@ from .experiment import open_experiment
 from .settings import Settings, SettingsError
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, engine: str) -> None:
     """Check everything a person can get wrong, before anything starts.
 
     Raises
     ------
     SettingsError, DataError, StrategyError
-        If the settings do not fit the data, the machine or the strategy.
+        If the settings do not fit the data, the machine, the engine or the strategy.
     """
+    if engine == "inline" and settings.engine.min_nodes > 1:
+        raise SettingsError(
+            f"engine.min_nodes: the inline engine is one node; found {settings.engine.min_nodes}"
+        )
     experiment = open_experiment(settings)
     name = settings.strategy.name
     strategy = make_strategy(name, settings.strategy.options, experiment.plan)
@@ -34,7 +38,9 @@ def check(settings: Settings) -> None:
 
 
 def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
-    """Check the settings and run the experiment; return 0 if it completed, else 1.
+    """Check the settings and run the experiment; return 0 if it completed.
+
+    It returns 1 if it did not, and 2 if that was for want of a place to write.
 
     Parameters
     ----------
@@ -54,24 +60,26 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     CheckpointError
         If no checkpoint of the run is sound.
     """
-    check(settings)
+    check(settings, engine)
     if resume:
         folder = Path(out).expanduser().absolute()
         _check_resumable(folder, settings)
     else:
         folder = results.make_folder(out, settings)
     run_config = {"settings": settings.to_yaml(), "out": str(folder), "resume": resume}
+    code = results.RunError.exit_code
     try:
         with results.alone_in(folder, "out"):
             ENGINES[engine](settings, run_config)
     except results.RunError as error:
         print(f"fedmetanas: {error}", file=sys.stderr)
+        code = error.exit_code
     if results.read_summary(folder) is None:
         print(
             f"fedmetanas: the run did not complete; go on with: fedmetanas run --resume {folder}",
             file=sys.stderr,
         )
-        return 1
+        return code
     return 0
 
 

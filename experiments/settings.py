@@ -27,6 +27,10 @@ from .datasets import DATASETS
 FOLDER = Path(__file__).parent
 MAX_YAML_BYTES = 1_000_000
 
+# A client takes settings from a server: no one of them may make it allocate without bound.
+LARGEST_BATCH = 10_000
+MOST_OPERATIONS = 20_000  # in all cells of a supernet; 2,240 in one of DARTS' size
+
 
 class SettingsError(ValueError):
     """A setting is unknown, of the wrong type or impossible. The message is one line."""
@@ -109,7 +113,7 @@ class SearchSettings:
 
     channels: int = setting(8, between(1, LARGEST["channels"]))
     layers: int = setting(3, between(1, LARGEST["layers"]))
-    nodes: int = setting(2, between(1, 100))
+    nodes: int = setting(2, between(1, 30))
     operations: tuple[str, ...] = setting(
         DEFAULT_OPERATIONS,
         Rule(
@@ -137,8 +141,8 @@ class ClientSettings:
     """What a client does with a message (section ``client``)."""
 
     episodes: int = setting(4, at_least(1))  # meta steps a round
-    batch_size: int = setting(32, at_least(1))
-    inner_steps: int = setting(1, at_least(0))
+    batch_size: int = setting(32, between(1, LARGEST_BATCH))
+    inner_steps: int = setting(1, between(0, 100))
     inner_lr: float = setting(0.02, at_least(0))
     inner_alpha_lr: float = setting(0.02, at_least(0))
     outer_lr: float = setting(0.1, at_least(0))
@@ -165,7 +169,7 @@ class EvaluationSettings:
     """What is measured and when (section ``evaluation``); the last round is always measured."""
 
     every: int = setting(5, at_least(1))  # rounds
-    batch_size: int = setting(256, at_least(1))
+    batch_size: int = setting(256, between(1, LARGEST_BATCH))
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,7 @@ class EngineSettings:
 
     workers: int | None = setting(None, at_least(1))  # null: as many as there are cores
     device: str = setting("cpu", Rule(lambda d: d in ("cpu", "cuda"), "cpu or cuda"))
+    min_nodes: int = setting(1, at_least(1))  # wait until so many are connected
     timeout: float = setting(3600.0, above(0))  # seconds to wait for nodes, and for replies
 
 
@@ -461,6 +466,18 @@ def _check_together(s: Settings) -> None:
     if s.min_replies is not None and s.min_replies > s.drawn:
         raise SettingsError(
             f"min_replies: expected at most the {s.drawn} clients of a round; found {s.min_replies}"
+        )
+    if s.engine.min_nodes > s.partitions:
+        raise SettingsError(
+            f"engine.min_nodes: expected at most the {s.partitions} clients, held-out ones "
+            f"included; found {s.engine.min_nodes}"
+        )
+    edges = s.search.nodes * (s.search.nodes + 3) // 2
+    operations = s.search.layers * edges * len(s.search.operations)
+    if operations > MOST_OPERATIONS:
+        raise SettingsError(
+            f"search.layers, search.nodes, search.operations: expected at most "
+            f"{MOST_OPERATIONS:,} operations in the supernet; found {operations:,}"
         )
     if s.data.support + s.data.query >= 1:
         raise SettingsError(

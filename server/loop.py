@@ -158,6 +158,7 @@ class Clients:
             sorted(partitions, key=lambda client: -experiment.parts[client].size),
             experiment.settings.engine.timeout,
             len(experiment.dataset.train.labels),
+            experiment.settings.engine.min_nodes,
             needed,
             partial(self._report, server_round),
         )

@@ -41,6 +41,8 @@ class PartitionGrid(Grid):
         Seconds to wait for nodes, and for all replies.
     most_examples : int
         As many images as no client can have more of.
+    min_nodes : int
+        Nodes that must be connected before anything is sent.
     needed : int
         Good replies that are needed, or as many as there are messages if these are fewer.
     report : callable
@@ -62,6 +64,7 @@ class PartitionGrid(Grid):
         partitions: Sequence[int],
         timeout: float,
         most_examples: int,
+        min_nodes: int,
         needed: int,
         report: Callable[[LeftOut, str], None],
     ) -> None:
@@ -69,6 +72,7 @@ class PartitionGrid(Grid):
         self.partitions = list(partitions)
         self.timeout = timeout
         self.most_examples = most_examples
+        self.min_nodes = min_nodes
         self.needed = needed
         self.report = report
         self.left_out: list[LeftOut] = []
@@ -118,7 +122,7 @@ class PartitionGrid(Grid):
         Raises
         ------
         ClientError
-            If they are too few again, or no node is connected in time.
+            If they are too few again, or so are the nodes that connect in time.
         """
         messages = list(messages)
         timeout = self.timeout if timeout is None else timeout
@@ -187,16 +191,17 @@ class PartitionGrid(Grid):
         return dict(zip(self.grid.push_messages(outgoing), clients, strict=True))
 
     def _nodes(self) -> list[int]:
-        """Return the nodes; wait for one, as long as for replies."""
+        """Return the nodes; wait for enough of them, as long as for replies."""
         deadline = time.monotonic() + self.timeout
-        nodes = sorted(self.grid.get_node_ids())
-        if not nodes:
-            print("waiting for a node to connect", file=sys.stderr, flush=True)
-        while not nodes:
+        said = ""
+        while len(nodes := sorted(self.grid.get_node_ids())) < self.min_nodes:
+            found = f"{len(nodes)} of {self.min_nodes} nodes connected (engine.min_nodes)"
             if time.monotonic() > deadline:
-                raise ClientError(f"no node connected within {self.timeout:g} s (engine.timeout)")
+                raise ClientError(f"{found} within {self.timeout:g} s (engine.timeout)")
+            if found != said:
+                print(f"waiting: {found}", file=sys.stderr, flush=True)
+                said = found
             time.sleep(PULL_INTERVAL)
-            nodes = sorted(self.grid.get_node_ids())
         return nodes
 
     def _account(self, replies: list[Message]) -> None:

@@ -201,11 +201,20 @@ def test_weights_of_another_run_are_refused(
 # A comparison over damaged runs
 
 
+SUMMARY = b'{"rounds": 2, "test_accuracy": %b}'
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("summary.json", b'{"test_accuracy": 0.9'),
         ("summary.json", b"[1, 2]"),
+        ("summary.json", b"{}"),
+        ("summary.json", SUMMARY % b'"0.9", "algorithm_seconds": {"total": 1.0}'),
+        ("summary.json", SUMMARY % b'0.9, "algorithm_seconds": 1.0'),
+        ("summary.json", SUMMARY % b'0.9, "algorithm_seconds": {"total": null}'),
+        ("metrics.jsonl", b'{"round": 1}'),
+        ("metrics.jsonl", b"3"),
         ("summary.json", b"\xff"),
         ("metrics.jsonl", b'{"round": 1'),
     ],
@@ -243,7 +252,7 @@ def test_a_disk_that_is_full_at_once_is_one_line(
     (folder / "settings.yaml.part").symlink_to("/dev/full")
     arguments = ["run", experiment_file(tmp_path), "--engine", "inline", "--out", str(folder)]
 
-    assert main(arguments) == 1
+    assert main(arguments) == 2
 
     said = capsys.readouterr().err.splitlines()
     assert said[0] == (
@@ -261,7 +270,7 @@ def test_metrics_on_a_full_disk_end_the_run_in_a_line(
     record = Record(folder, tiny.settings_of(), strategy)
     (folder / "metrics.jsonl").symlink_to("/dev/full")
 
-    with pytest.raises(results.RunError, match=r"metrics\.jsonl: No space left on device$"):
+    with pytest.raises(results.UnwritableError, match=r"metrics\.jsonl: No space left on device$"):
         tiny.run_search(strategy=strategy, hooks=[record])
 
 

@@ -499,7 +499,7 @@ def test_a_full_disk_ends_the_run_in_a_line_and_keeps_the_checkpoint(
     draft = folder / "checkpoints" / "round-00003.safetensors.part"
     draft.symlink_to("/dev/full")
 
-    assert resume(folder) == 1
+    assert resume(folder) == 2
 
     said = capsys.readouterr().err.splitlines()
     assert "round-00003.safetensors: No space left on device" in said[0]

@@ -259,12 +259,17 @@ class Nodes(InlineGrid):
 
 
 def ask(
-    grid: InlineGrid, needed: int = 0, timeout: float = 0.2, clients: Iterable[int] = (1, 4, 9)
+    grid: InlineGrid,
+    needed: int = 0,
+    timeout: float = 0.2,
+    clients: Iterable[int] = (1, 4, 9),
+    min_nodes: int = 1,
 ) -> tuple[list[int], list[LeftOut], list[str]]:
     """Send clients a message; return how many answered well, who is left out, and tracebacks."""
     traces: list[str] = []
     view = PartitionGrid(
-        grid, list(clients), timeout, 100, needed, lambda left, trace: traces.append(trace)
+        *(grid, list(clients), timeout, 100, min_nodes, needed),
+        lambda left, trace: traces.append(trace),
     )
     arrays = {"weights/w": np.arange(1, 13, dtype=np.float32), "alphas/a": np.ones(2, np.float32)}
     content = RecordDict({"arrays": wire.to_record(arrays), "config": ConfigRecord()})
@@ -333,27 +338,32 @@ def test_no_more_replies_are_needed_than_messages_were_sent() -> None:
     assert ask(Nodes(lambda client, message: honest(message)), needed=5)[0] == [2, 2, 2]
 
 
-def test_a_node_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
-    class Late(Nodes):
-        looked = 0
+class Late(Nodes):
+    """Nodes that connect one after the other, a few looks apart, up to a number."""
 
-        def get_node_ids(self) -> Iterable[int]:
-            self.looked += 1
-            return [2] if self.looked > 3 else []
+    looked = 0
+    most = 3
 
+    def get_node_ids(self) -> Iterable[int]:
+        self.looked += 1
+        return range(2, 2 + min(self.looked // 3, self.most))
+
+
+def test_nodes_are_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
     grid = Late(lambda client, message: honest(message))
 
-    assert ask(grid, timeout=60.0)[0] == [2, 2, 2]
-    assert capsys.readouterr().err == "waiting for a node to connect\n"
+    assert ask(grid, timeout=60.0, min_nodes=2)[0] == [2, 2, 2]
+    assert capsys.readouterr().err == "".join(
+        f"waiting: {count} of 2 nodes connected (engine.min_nodes)\n" for count in (0, 1)
+    )
 
 
-def test_a_node_that_does_not_come_is_an_error() -> None:
-    class Nobody(Nodes):
-        def get_node_ids(self) -> Iterable[int]:
-            return []
+def test_nodes_that_do_not_come_are_an_error() -> None:
+    grid = Late(lambda client, message: honest(message))
+    words = r"^3 of 4 nodes connected \(engine\.min_nodes\) within 0\.2 s \(engine\.timeout\)$"
 
-    with pytest.raises(ClientError, match=r"^no node connected within 0\.2 s \(engine\.timeout\)"):
-        ask(Nobody(lambda client, message: honest(message)))
+    with pytest.raises(ClientError, match=words):
+        ask(grid, min_nodes=4)
 
 
 # Evaluation

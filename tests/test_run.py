@@ -9,7 +9,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,8 @@ TINY = (
     "rounds=2 seed=3 clients=3 held_out_clients=1 search.channels=4 search.layers=2 search.nodes=1 "
     "search.tau_rounds=2 client.episodes=1 client.batch_size=8 evaluation.every=1"
 )
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,8 @@ def test_draw_makes_a_picture(inline: Path, environment: dict[str, str], tmp_pat
         (["run", "digits", "strategy.options={eta: 1}"], ["strategy.options", "eta"]),
         (["run", "mnist", "data.root=nowhere"], ["nowhere", "data.download=true"]),
         (["run", "digits", "clients=500"], ["data.min_client_size"]),
+        (["run", "digits", "search.channels=1024"], ["search.channels", "100,000,000"]),
+        (["run", "digits", "--engine", "inline", "engine.min_nodes=2"], ["engine.min_nodes"]),
         (["evaluate", "nowhere"], ["nowhere"]),
     ],
 )
@@ -200,7 +204,7 @@ def temporary() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("engine", ["inline", "ray"])
-def test_ctrl_c_ends_the_run_and_all_its_processes(
+def test_a_run_listens_to_no_other_machine_and_ctrl_c_ends_all_its_processes(
     engine: str, environment: dict[str, str], tmp_path: Path, temporary: Path
 ) -> None:
     long_run = [*TINY.split(), "rounds=10000", "evaluation.every=10000"]
@@ -219,6 +223,8 @@ def test_ctrl_c_ends_the_run_and_all_its_processes(
     assert process.stdout is not None
     while "round 2/" not in process.stdout.readline():
         assert process.poll() is None
+    assert listening(str(tmp_path)) <= LOOPBACK
+    assert bool(listening(str(tmp_path))) == (engine == "ray")
 
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -332,16 +338,36 @@ def test_two_runs_at_once_do_not_disturb_each_other(
 def left_over(mark: str) -> list[str]:
     """Return the command lines of processes with a mark in their environment, after a moment."""
     for _ in range(50):
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"RUN_OF_THE_TEST={mark}" in (folder / "environ").read_bytes().decode():
-                    found.append((folder / "cmdline").read_text().replace("\0", " "))
-            except (OSError, UnicodeDecodeError):
-                continue
+        found = of_processes(mark, lambda folder: [(folder / "cmdline").read_text()])
         if not found:
             return []
         time.sleep(0.2)
+    return [line.replace("\0", " ") for line in found]
+
+
+def listening(mark: str) -> set[str]:
+    """Return the addresses, as Linux writes them, at which such processes accept connections."""
+    addresses = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":  # the state LISTEN
+                addresses[f"socket:[{fields[9]}]"] = fields[1].partition(":")[0]
+    opened = of_processes(
+        mark, lambda folder: [os.readlink(file) for file in (folder / "fd").iterdir()]
+    )
+    return {addresses[name] for name in opened if name in addresses}
+
+
+def of_processes(mark: str, read: Callable[[Path], list[str]]) -> list[str]:
+    """Return what is read of all processes with a mark in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"RUN_OF_THE_TEST={mark}" in (folder / "environ").read_bytes().decode():
+                found += read(folder)
+        except (OSError, UnicodeDecodeError):
+            continue
     return found
 
 

@@ -88,7 +88,7 @@ def echo(message: Message) -> Message:
 def view_of(
     grid: Network, clients: Iterable[int], timeout: float = 10.0, needed: int = 0
 ) -> PartitionGrid:
-    return PartitionGrid(grid, list(clients), timeout, 100, needed, lambda left, trace: None)
+    return PartitionGrid(grid, list(clients), timeout, 100, 1, needed, lambda left, trace: None)
 
 
 def ask(view: PartitionGrid, *clients: int) -> list[int]:
