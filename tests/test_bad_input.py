@@ -4,6 +4,7 @@ The long versions of these tests are in the soak.
 """
 
 import json
+import pickle
 import random
 import shutil
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from test_checkpoint import damaged, experiment_file, files_of
+from test_datasets import write_mnist
 
 from experiments import results
+from experiments.cache import open_dataset
 from experiments.datasets import DataError, Source, decode
 from experiments.main import main
 from experiments.settings import Settings, SettingsError, from_yaml
@@ -323,3 +326,79 @@ def test_a_damaged_image_is_named_or_read(ending: str, count: int, tmp_path: Pat
         read += 1
     assert named > 0
     assert named + read == count
+
+
+@short_and_long(60, 1000)
+def test_a_damaged_idx_file_is_named_or_read(count: int, tmp_path: Path) -> None:
+    write_mnist(tmp_path / "MNIST" / "raw", np.random.default_rng(0))
+    paths = sorted((tmp_path / "MNIST" / "raw").iterdir())
+    source = Source("mnist", tmp_path, download=False, image_size=None)
+    draw = random.Random(0)
+    named = []
+    for seed in range(count):
+        path = draw.choice(paths)
+        content = path.read_bytes()
+        path.write_bytes(damaged(content, seed))
+        try:
+            read = decode(source)
+        except DataError as error:
+            named.append(str(error))
+        else:
+            assert read.train.images.shape == (7, 28, 28, 1)
+            assert read.test.images.shape == (3, 28, 28, 1)
+        finally:
+            path.write_bytes(content)
+    assert 0 < len(named) < count
+    assert all(words.startswith("mnist") and len(words.splitlines()) == 1 for words in named)
+
+
+class Marker:
+    """Something whose pickle makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "files"),
+    [
+        ("cifar10", "cifar-10-batches-py", ["test_batch", "batches.meta"]),
+        ("cifar100", "cifar-100-python", ["train", "test", "meta"]),
+    ],
+)
+def test_a_cifar_file_that_is_not_the_original_is_not_unpickled(
+    name: str, folder: str, files: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / folder).mkdir()
+    for file in [*files, *(f"data_batch_{number}" for number in range(1, 6))]:
+        (tmp_path / folder / file).write_bytes(pickle.dumps(Marker(tmp_path / "unpickled")))
+
+    with pytest.raises(DataError, match=folder):
+        decode(Source(name, tmp_path, download=False, image_size=None))
+
+    assert not (tmp_path / "unpickled").exists()
+
+
+@short_and_long(60, 1000)
+def test_a_damaged_cache_is_made_anew_or_holds_images(count: int, tmp_path: Path) -> None:
+    images_in(tmp_path / "images", "png")
+    source = Source("imagefolder", tmp_path / "images", download=False, image_size=None)
+    whole = open_dataset(source, str(tmp_path / "cache"))
+    (entry,) = (tmp_path / "cache").iterdir()
+    paths = sorted(entry.iterdir())
+    draw = random.Random(0)
+    anew = 0
+    for seed in range(count):
+        path = draw.choice(paths)
+        content = path.read_bytes()
+        path.write_bytes(damaged(content, seed))
+        opened = open_dataset(source, str(tmp_path / "cache"))
+        assert opened.train.images.shape == whole.train.images.shape
+        assert opened.test.images.shape == whole.test.images.shape
+        assert len(opened.classes) == 2
+        anew += path.read_bytes() == content
+        path.write_bytes(content)
+    assert 0 < anew < count
