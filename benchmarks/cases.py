@@ -25,7 +25,7 @@ from client.learner import (
     meta_learner,
 )
 from experiments.engines import CLIENT_APP, AppByName
-from experiments.experiment import open_experiment
+from experiments.experiment import SIMULATED, open_experiment
 from experiments.inline_engine import NODE, InlineGrid
 from experiments.settings import load
 from search_space.alphas import Alphas, Mask, Noise, Topology
@@ -267,7 +267,7 @@ def masks_of_a_search() -> list[tuple[Mask, int]]:
     experiment = open_experiment(settings)
     strategy = FedMetaNAS(experiment.plan)
     run_config = {"settings": settings.to_yaml()}
-    context = Context(1, NODE, {"num-partitions": 1}, RecordDict(), dict(run_config))
+    context = Context(1, NODE, {SIMULATED: True}, RecordDict(), dict(run_config))
     hook = _Masks(strategy)
     search(InlineGrid(AppByName(CLIENT_APP, run_config), context), strategy, experiment, [hook])
     counts: Counter[bytes] = Counter()

@@ -79,8 +79,10 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     header = {"format": FORMAT_VERSION, "content": content, "digest": digest}
     path = folder / results.CHECKPOINTS / f"round-{checkpoint.round:05}.safetensors"
     results.write_file(path, safetensors.numpy.save(arrays, header))
-    for older in _files(folder)[keep:]:
-        older.unlink(missing_ok=True)
+    files = _files(folder)
+    place = files.index(path)  # those before it are newer, and were damaged when the run went on
+    for other in files[:place] + files[place + keep :]:
+        other.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Checkpoint:
@@ -93,7 +95,7 @@ def read(path: Path) -> Checkpoint:
     """
     try:
         arrays, header = results.read_arrays(path)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     if header.get("format", FORMAT_VERSION) != FORMAT_VERSION:
         raise CheckpointError(f"{path} has the format {header['format']!r}, not {FORMAT_VERSION}")
@@ -103,7 +105,7 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(**unpack(json.loads(content), arrays))
 
 
-def newest(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list[str]]:
+def resumable(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest sound checkpoint of a run, and what a person should know of it.
 
     Parameters
@@ -124,8 +126,12 @@ def newest(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list[st
     CheckpointError
         If there are checkpoints and none is sound.
     SettingsError
-        If it is of other settings.
+        If there is no run in the folder, or it is of other settings or has completed.
     """
+    path = folder / results.SETTINGS
+    refuse_other_settings(results.read_settings(folder), settings, path)
+    if results.read_summary(folder) is not None:
+        raise SettingsError(f"resume: the run in {folder} has completed; start a new one")
     damaged = []
     for path in _files(folder):
         try:
@@ -182,4 +188,5 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _files(folder: Path) -> list[Path]:
     """Return the checkpoints of a run, the newest first."""
-    return sorted((folder / results.CHECKPOINTS).glob("round-*.safetensors"), reverse=True)
+    found = (folder / results.CHECKPOINTS).glob("round-*.safetensors")
+    return sorted(found, key=lambda path: (len(path.name), path.name), reverse=True)

@@ -6,7 +6,9 @@ and plots are written after every run.
 """
 
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 from . import results
 from .plots import draw_curves
 from .report import Row, write_tables
-from .run import check, run
+from .run import USER_ERRORS, check, run
 from .settings import Settings, SettingsError, from_yaml
 from .variant import Variant
 
@@ -92,6 +94,7 @@ def compare(
         check(planned.settings, engine)
     _make_folder(out)
     with results.alone_in(out, "--out"):
+        table = _write(runs, reference, out)
         for number, planned in enumerate(runs, start=1):
             name = f"{planned.variant.name}, seed {planned.settings.seed} ({number} of {len(runs)})"
             if planned.finished:
@@ -100,8 +103,8 @@ def compare(
             print(f"{name}:", flush=True)
             if not _completes(planned, engine):
                 print(f"fedmetanas: {name} failed", file=sys.stderr, flush=True)
-            _write(runs, reference, out)
-        print(_write(runs, reference, out))
+            table = _write(runs, reference, out)
+        print(table)
     print(f"comparison: {out.absolute()}")
     return 0 if all(planned.finished for planned in runs) else 1
 
@@ -154,9 +157,21 @@ def _completes(planned: Run, engine: str) -> bool:
 
 
 def _run_alone(settings: str, engine: str, out: str) -> None:
-    """Be the process of a run."""
+    """Be the process of a run, and end with that of the comparison."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     begun = (Path(out) / results.SETTINGS).exists()
     try:
         sys.exit(run(from_yaml(settings), engine, out, resume=begun))
+    except USER_ERRORS as error:
+        print(f"fedmetanas: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does: nobody would wait for it, and it holds its folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

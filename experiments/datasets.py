@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 SMALLEST_SIDE = 8  # pixels
+MOST_BYTES = 32_000_000_000  # of all decoded training or test images
 DIGITS_SPLIT_SEED = 0  # the test set of digits is the same whatever the seed of a run
 DIGITS_TEST_SHARE = 0.2
 DIGITS_BRIGHTEST = 16
@@ -323,6 +324,12 @@ def _decode_images(
 ) -> npt.NDArray[np.uint8]:
     """Decode files into one array, converted to `mode` and of `size` (width, height)."""
     channels = 1 if mode == "L" else 3
+    needed = len(files) * size[0] * size[1] * channels
+    if needed > MOST_BYTES:
+        raise DataError(
+            f"imagefolder: {len(files):,} images of {size[0]}x{size[1]} pixels are {needed:,} "
+            f"bytes, and at most {MOST_BYTES:,} can be held; set a smaller data.image_size"
+        )
     images = np.empty((len(files), size[1], size[0], channels), np.uint8)
     for index, file in enumerate(files):
         image = _read_image(file, mode)

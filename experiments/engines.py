@@ -19,7 +19,7 @@ from typing import Any
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from .experiment import default_workers
+from .experiment import SIMULATED, default_workers
 from .inline_engine import NODE, InlineGrid
 from .settings import Settings
 
@@ -241,7 +241,7 @@ def _context(run_config: RunConfig) -> Context:
     return Context(
         run_id=1,
         node_id=NODE,
-        node_config={"num-partitions": 1},
+        node_config={SIMULATED: True},
         state=RecordDict(),
         run_config=dict(run_config),
     )

@@ -4,6 +4,7 @@ Server and clients each open it once in a process and reuse it for every message
 """
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -27,7 +28,9 @@ from .partitions import Plan, Split, split
 from .randomness import rng, torch_generator
 from .settings import Settings, SettingsError, from_run_config
 
+SIMULATED = "simulated"  # a key of the inline engine's node config
 MOST_WEIGHTS = 100_000_000  # of a supernet; one of DARTS' size has 2 million
+MOST_VALUES = 100_000_000_000  # of its operations in a step; one of DARTS' size has 2 billion
 
 
 @dataclass(frozen=True)
@@ -173,18 +176,26 @@ def open_experiment(settings: Settings) -> Experiment:
         for partition_id, indices in enumerate(parts)
     )
     device = torch.device(settings.engine.device)
-    return Experiment(settings, dataset, splits, _bounded(build_supernet(shape)), shape, device)
+    supernet = build_supernet(shape)
+    _refuse_enormous(supernet, settings, dataset.train.images)
+    return Experiment(settings, dataset, splits, supernet, shape, device)
 
 
-def _bounded(supernet: Network) -> Network:
-    """Return the supernet, which has no weights yet, unless they would fill the memory."""
+def _refuse_enormous(supernet: Network, settings: Settings, images: np.ndarray[Any, Any]) -> None:
+    """Raise if the weights of the supernet, or a step of training it, would fill any memory."""
     weights = sum(parameter.numel() for parameter in supernet.parameters())
     if weights > MOST_WEIGHTS:
         raise SettingsError(
             f"search.channels: the supernet would have {weights:,} weights; expected at most "
             f"{MOST_WEIGHTS:,}"
         )
-    return supernet
+    values = images[0, ..., 0].size * settings.client.batch_size * settings.search.channels
+    values *= settings.search.candidates
+    if values > MOST_VALUES:
+        raise SettingsError(
+            f"client.batch_size: a step of the supernet would keep some {values:,} numbers; "
+            f"expected at most {MOST_VALUES:,}"
+        )
 
 
 def experiment_of(
@@ -198,8 +209,8 @@ def experiment_of(
         Flower's, see :func:`experiments.settings.from_run_config`.
     node_config : mapping, optional
         A client's. On a machine of its own it says where its data lies (``data-dir``), and nothing
-        that was sent names a path there. The nodes of a simulation, which have ``num-partitions``,
-        share the server's machine and its settings.
+        that was sent names a path there. The nodes of a simulation share the server's machine
+        and its settings.
 
     Raises
     ------
@@ -207,9 +218,15 @@ def experiment_of(
         If the settings do not fit the data or the machine, or a client has no ``data-dir``.
     """
     own = node_config or {}
-    shared = node_config is None or ("num-partitions" in own and "data-dir" not in own)
+    shared = node_config is None or ("data-dir" not in own and _is_simulated(own))
     data_dir = None if shared else str(own.get("data-dir", ""))
     return _opened(tuple(sorted(run_config.items())), data_dir)
+
+
+def _is_simulated(node_config: Mapping[str, Any]) -> bool:
+    """Return whether a node is one of a simulation: of the inline engine, or a worker of Ray's."""
+    ray = sys.modules.get("ray")
+    return SIMULATED in node_config or (ray is not None and ray.is_initialized())
 
 
 @lru_cache(maxsize=1)

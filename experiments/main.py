@@ -6,23 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from search_space.genotype import GenotypeError
 from search_space.prediction import evaluate
-from strategies.registry import StrategyError
 
 from . import results
-from .checkpoint import CheckpointError
 from .compare import compare
-from .datasets import DataError
 from .drawing import draw_cells
 from .engines import ENGINES
 from .experiment import open_experiment
-from .run import run
+from .run import USER_ERRORS, run
 from .settings import SettingsError, experiments, from_yaml, load
 from .variant import choose, read_variants
 
 BENCH_CASES = ("step", "episode", "round", "memory")
-USER_ERRORS = (SettingsError, DataError, StrategyError, GenotypeError, CheckpointError)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -131,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
         if named is None:
             raise SettingsError(f"name a YAML file, or one of {', '.join(experiments())}")
         return run(load(named, overrides), options.engine, options.out)
-    folder = options.resume.expanduser()
+    folder = results.expanded(options.resume)
     if named is None or "=" in named:
         overrides = [*([named] if named else []), *overrides]
         settings = from_yaml(results.read_settings(folder).to_yaml(), overrides)
@@ -151,8 +146,7 @@ def _compare(options: argparse.Namespace) -> int:
     if any(override.startswith("seed=") for override in options.overrides):
         raise SettingsError("seed: compare takes --seeds 0,1,2 instead")
     name = load(options.experiment, options.overrides).name
-    out = options.out or Path("results") / f"{name}-comparison"
-    out = out.expanduser()
+    out = results.expanded(options.out or f"results/{name}-comparison")
     try:
         return compare(
             options.experiment,

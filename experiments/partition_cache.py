@@ -49,9 +49,9 @@ def _read(path: Path, count: int, plan: Plan) -> tuple[Indices, ...] | None:
     """Read who owns which image; None if the file is missing or damaged."""
     try:
         owners = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # whatever is wrong with the file, the remedy is to make it again
         return None
-    if owners.dtype != np.int64 or owners.shape != (count,):
+    if not isinstance(owners, np.ndarray) or owners.dtype != np.int64 or owners.shape != (count,):
         return None
     parts = tuple(np.flatnonzero(owners == client) for client in range(plan.partitions))
     sizes = [len(part) for part in parts]

@@ -60,7 +60,7 @@ def make_folder(out: str, settings: Settings) -> Path:
     """
     try:
         if out:
-            folder = Path(out).expanduser().absolute()
+            folder = expanded(out).absolute()
             folder.mkdir(parents=True, exist_ok=True)
         else:
             folder = _timed_folder(Path("results").absolute() / settings.name)
@@ -72,6 +72,20 @@ def make_folder(out: str, settings: Settings) -> Path:
     except OSError as error:
         raise SettingsError(f"out: cannot write to {error.filename}: {error.strerror}") from None
     return folder
+
+
+def expanded(out: str | Path) -> Path:
+    """Return a path in which ``~`` stands for no home folder any more.
+
+    Raises
+    ------
+    SettingsError
+        If the home folder is unknown.
+    """
+    try:
+        return Path(out).expanduser()
+    except RuntimeError:
+        raise SettingsError(f"out: {out} names a home folder that is unknown") from None
 
 
 def _timed_folder(parent: Path) -> Path:
@@ -230,10 +244,13 @@ def alone_in(folder: Path, option: str) -> Iterator[None]:
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(f"{option}: another run is at work in {folder}") from None
+        except OSError as error:
+            raise SettingsError(f"{option}: cannot lock {folder}: {error.strerror}") from None
         yield
-    except BlockingIOError:
-        raise SettingsError(f"{option}: another run is at work in {folder}") from None
     finally:
         os.close(handle)
 
@@ -291,5 +308,5 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{path} is damaged: {error}; remove it to go on") from None
+        raise SettingsError(f"{path} is damaged: {error}; remove {folder} to go on") from None
     return lines

@@ -1,16 +1,20 @@
 """One run of an experiment, from settings to results."""
 
 import sys
-from pathlib import Path
 
+from search_space.genotype import GenotypeError
 from strategies.registry import StrategyError, make_strategy
 from strategies.state import StateError, state_of
 
 from . import results
-from .checkpoint import newest, refuse_other_settings
+from .checkpoint import CheckpointError, resumable
+from .datasets import DataError
 from .engines import ENGINES
 from .experiment import open_experiment
 from .settings import Settings, SettingsError
+
+#: What a person can set right; the message is the one line to show.
+USER_ERRORS = (SettingsError, DataError, StrategyError, GenotypeError, CheckpointError)
 
 
 def check(settings: Settings, engine: str) -> None:
@@ -62,8 +66,8 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     """
     check(settings, engine)
     if resume:
-        folder = Path(out).expanduser().absolute()
-        _check_resumable(folder, settings)
+        folder = results.expanded(out).absolute()
+        resumable(folder, settings)
     else:
         folder = results.make_folder(out, settings)
     run_config = {"settings": settings.to_yaml(), "out": str(folder), "resume": resume}
@@ -81,12 +85,3 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
         )
         return code
     return 0
-
-
-def _check_resumable(folder: Path, settings: Settings) -> None:
-    """Raise unless the run in a folder can go on with some settings."""
-    saved = results.read_settings(folder)
-    refuse_other_settings(saved, settings, folder / results.SETTINGS)
-    if results.read_summary(folder) is not None:
-        raise SettingsError(f"--resume: the run in {folder} has completed; start a new one")
-    newest(folder, settings)

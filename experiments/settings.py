@@ -135,6 +135,12 @@ class SearchSettings:
     pair_threshold: float = setting(0.05, from_up_to(0, 1))
     warmup_rounds: int = setting(1, at_least(0))  # no alpha moves and nothing is pruned before
 
+    @property
+    def candidates(self) -> int:
+        """Number of operations in all cells of the supernet."""
+        edges = self.nodes * (self.nodes + 3) // 2
+        return self.layers * edges * len(self.operations)
+
 
 @dataclass(frozen=True)
 class ClientSettings:
@@ -472,12 +478,10 @@ def _check_together(s: Settings) -> None:
             f"engine.min_nodes: expected at most the {s.partitions} clients, held-out ones "
             f"included; found {s.engine.min_nodes}"
         )
-    edges = s.search.nodes * (s.search.nodes + 3) // 2
-    operations = s.search.layers * edges * len(s.search.operations)
-    if operations > MOST_OPERATIONS:
+    if s.search.candidates > MOST_OPERATIONS:
         raise SettingsError(
             f"search.layers, search.nodes, search.operations: expected at most "
-            f"{MOST_OPERATIONS:,} operations in the supernet; found {operations:,}"
+            f"{MOST_OPERATIONS:,} operations in the supernet; found {s.search.candidates:,}"
         )
     if s.data.support + s.data.query >= 1:
         raise SettingsError(

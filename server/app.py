@@ -29,8 +29,8 @@ def main(grid: Grid, context: Context) -> None:
     out = str(context.run_config.get("out", ""))
     earlier = None
     if context.run_config.get("resume", False):
-        folder = Path(out)
-        saved, notes = checkpoint.newest(folder, settings)
+        folder = Path(out).absolute()
+        saved, notes = checkpoint.resumable(folder, settings)
         for note in notes:
             print(note, flush=True)
         if saved is not None:

@@ -19,7 +19,7 @@ from experiments.randomness import rng
 from experiments.results import RunError
 from strategies import wire
 
-from .replies import BadReplyError, LeftOut, check
+from .replies import BadReplyError, LeftOut, checked
 
 PULL_INTERVAL = 0.02  # seconds
 
@@ -152,14 +152,15 @@ class PartitionGrid(Grid):
         while waiting and time.monotonic() < deadline:
             pulled = list(self.grid.pull_messages(sorted(waiting)))
             for reply in pulled:
-                waiting.discard(reply.metadata.reply_to_message_id)
-                client = client_of[reply.metadata.reply_to_message_id]
+                message = reply.metadata.reply_to_message_id
+                if message not in waiting:
+                    continue  # an answer to nothing that was asked
+                waiting.remove(message)
+                client = client_of[message]
                 try:
-                    check(reply, sent[client].content, self.most_examples)
+                    good[client] = checked(reply, sent[client], self.most_examples)
                 except BadReplyError as error:
                     self._leave_out(sent[client], str(error), error.trace)
-                else:
-                    good[client] = reply
             if not pulled:
                 time.sleep(PULL_INTERVAL)
         for client in sorted(client_of[message] for message in waiting):

@@ -15,13 +15,14 @@ from experiments.results import (
     METRICS,
     SETTINGS,
     SUMMARY,
+    RunError,
     unwritable,
     write_file,
     write_network,
 )
 from experiments.settings import Settings
 from strategies import wire
-from strategies.state import state_of
+from strategies.state import StateError, state_of
 
 from .loop import RoundResult, SearchResult, SearchState
 
@@ -49,6 +50,8 @@ class Record:
         metrics = folder / METRICS
         if metrics.exists():
             lines = metrics.read_bytes().splitlines(keepends=True)
+            if len(lines) < done:
+                raise RunError(f"{metrics} has lost lines of the first {done} rounds; start anew")
             write_file(metrics, b"".join(lines[:done]))
 
     def on_round(self, result: RoundResult, state: SearchState) -> None:
@@ -64,10 +67,15 @@ class Record:
             raise unwritable(metrics, error) from error
         due = self.settings.checkpoint
         if due.every and (state.round % due.every == 0 or state.round == self.settings.rounds):
+            try:
+                remembered = state_of(self.strategy)
+            except StateError as error:
+                words = "checkpoint.every=0 runs without any"
+                raise RunError(f"strategy.name: {error}; {words}") from None
             saved = Checkpoint(
                 state.round,
                 wire.from_record(state.arrays),
-                state_of(self.strategy),
+                remembered,
                 state.totals,
                 self.settings.to_yaml(),
                 checkpoint.versions(),

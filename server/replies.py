@@ -21,6 +21,8 @@ METRICS = {
         *("num-examples", "loss", "accuracy-before", "accuracy-after", "seconds", "worker")
     },
 }
+LARGEST = 1e300  # of any metric
+NUMPY = "numpy.ndarray"  # the one form of an array that Flower writes
 RAISED = 2  # Flower's error code of an app that raised; its reason ends with the exception
 
 
@@ -59,17 +61,25 @@ class BadReplyError(ValueError):
         self.trace = trace
 
 
-def check(reply: Message, sent: RecordDict, most_examples: int) -> None:
-    """Check a reply against what was sent.
+def checked(reply: Message, sent: Message, most_examples: int) -> Message:
+    """Check a reply against what was sent, and return it in the one form that strategies get.
+
+    Strategies take records by their names and arrays by their places, so that a client which names
+    or orders them in its own way would end the round, or mix arrays up.
 
     Parameters
     ----------
     reply : Message
-        Of a client.
-    sent : RecordDict
+        Of a client; of its own metadata nothing is believed.
+    sent : Message
         What it answers.
     most_examples : int
-        More images than a client can have.
+        As many images as no client can have more of.
+
+    Returns
+    -------
+    Message
+        The records ``metrics`` and, in training, ``arrays``, with the keys as they were sent.
 
     Raises
     ------
@@ -77,30 +87,40 @@ def check(reply: Message, sent: RecordDict, most_examples: int) -> None:
         If the reply is an error, or its content is not what it must be.
     """
     if reply.has_error():
-        reason = reply.error.reason or "without a reason"
-        line = reason.strip().splitlines()[-1][:300]
+        reason = (reply.error.reason or "").strip() or "without a reason"
+        line = reason.splitlines()[-1][:300]
         if reply.error.code == RAISED:
             raise BadReplyError(line, trace=reason)
         raise BadReplyError(f"no reply: {line}")
-    stage = reply.metadata.message_type
-    _check_metrics(reply.content, METRICS[stage], most_examples)
+    stage = sent.metadata.message_type
+    content = RecordDict({"metrics": _metrics(reply.content, METRICS[stage], most_examples)})
     if stage == MessageType.TRAIN:
-        _check_arrays(reply.content, next(iter(sent.array_records.values())))
+        content["arrays"] = _arrays(reply.content, next(iter(sent.content.array_records.values())))
+    return Message(content, reply_to=sent)
 
 
-def _check_metrics(content: RecordDict, expected: set[str], most_examples: int) -> None:
+def _metrics(content: RecordDict, expected: set[str], most_examples: int) -> MetricRecord:
     metrics = _the_only(list(content.metric_records.values()), "MetricRecord")
     if set(metrics) != expected:
         raise BadReplyError(f"metrics {_names(set(metrics) ^ expected)} are missing or too many")
     for key, value in metrics.items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise BadReplyError(f"{key}: expected a finite number; found {str(value)[:80]}")
+        low = -LARGEST if key == "worker" else 0
+        high = 1 if key.startswith("accuracy") else LARGEST
+        if not isinstance(value, int | float) or not low <= value <= high:  # nor is NaN between
+            raise BadReplyError(f"{key}: expected {_range(low, high)}; found {str(value)[:80]}")
     examples = metrics["num-examples"]
     if not isinstance(examples, int) or not 1 <= examples <= most_examples:
         raise BadReplyError(f"num-examples: expected 1 to {most_examples}; found {examples!r}")
+    return metrics
 
 
-def _check_arrays(content: RecordDict, sent: ArrayRecord) -> None:
+def _range(low: float, high: float) -> str:
+    if high == LARGEST:
+        return "a finite number" if low < 0 else f"a finite number, at least {low}"
+    return f"a number from {low} to {high}"
+
+
+def _arrays(content: RecordDict, sent: ArrayRecord) -> ArrayRecord:
     received = _the_only(list(content.array_records.values()), "ArrayRecord")
     if set(received) != set(sent):
         names = _names(set(received) ^ set(sent))
@@ -111,6 +131,8 @@ def _check_arrays(content: RecordDict, sent: ArrayRecord) -> None:
         line = " ".join(str(error).split())[:200]
         raise BadReplyError(f"arrays that cannot be read: {line}") from None
     for key, array in arrays.items():
+        if received[key].stype != NUMPY:
+            raise BadReplyError(f"{key}: expected {NUMPY}; found {received[key].stype[:80]}")
         if array.dtype not in (np.float32, np.float64):
             raise BadReplyError(f"{key}: expected floats; found {array.dtype}")
         if array.shape != sent[key].shape:
@@ -120,6 +142,7 @@ def _check_arrays(content: RecordDict, sent: ArrayRecord) -> None:
         raise BadReplyError("arrays with NaN, infinity or enormous numbers")
     if norm > SMALL_NORM and norm > NORM_LIMIT * (before := _norm(wire.from_record(sent))):
         raise BadReplyError(f"arrays with the norm {norm:.3g}; those sent had {before:.3g}")
+    return wire.select(received, sent)
 
 
 def _norm(arrays: Mapping[str, AnyArray]) -> float:

@@ -38,7 +38,9 @@ def from_array(array: Array) -> AnyArray:
     data = array.data
     header = _read_header(data[:USUAL])
     if header is None:
-        values: AnyArray = array.numpy()
+        values = array.numpy()
+        if not isinstance(values, np.ndarray):  # as NumPy makes of a ZIP file
+            raise ValueError("something else than one array was sent")
         return values
     if len(data) != header.size:
         raise ValueError(f"an array of {header.size} bytes was sent as {len(data)}")

@@ -80,11 +80,10 @@ def pack(value: Any, arrays: dict[str, AnyArray]) -> Any:
         return {"mask": pack(dict(value.items()), arrays)}
     if isinstance(value, ArrayRecord):
         return {"record": pack(wire.from_record(value), arrays)}
-    if isinstance(value, dict):
+    if type(value) is dict:  # one of another class would come back without what makes it one
         return {"dict": [[pack(k, arrays), pack(v, arrays)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        kind = "list" if isinstance(value, list) else "tuple"
-        return {kind: [pack(entry, arrays) for entry in value]}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [pack(entry, arrays) for entry in value]}
     raise StateError(f"a {type(value).__name__} cannot be saved in a checkpoint")
 
 

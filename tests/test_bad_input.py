@@ -218,6 +218,7 @@ SUMMARY = b'{"rounds": 2, "test_accuracy": %b}'
         ("summary.json", SUMMARY % b'0.9, "algorithm_seconds": {"total": null}'),
         ("metrics.jsonl", b'{"round": 1}'),
         ("metrics.jsonl", b"3"),
+        ("metrics.jsonl", b""),
         ("summary.json", b"\xff"),
         ("metrics.jsonl", b'{"round": 1'),
     ],

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +25,12 @@ from hypothesis.extra.numpy import arrays as any_array
 from safetensors.torch import load_file
 
 from experiments import checkpoint, results
-from experiments.checkpoint import Checkpoint, CheckpointError, newest
+from experiments.checkpoint import Checkpoint, CheckpointError, resumable
+from experiments.engines import run_inline
 from experiments.main import main
 from experiments.settings import SettingsError
 from experiments.variant import read_variants
-from search_space.alphas import Mask, Topology
+from search_space.alphas import Alphas, Mask, Topology
 from server.loop import RoundResult, SearchResult, SearchState
 from server.record import Record
 from strategies import wire
@@ -143,7 +145,7 @@ def test_an_optimisers_moments_are_part_of_a_checkpoint(tmp_path: Path) -> None:
     run_to_the_end(tmp_path / "whole", *overrides)
     run_until(2, tmp_path / "run", *overrides)
 
-    saved, _ = newest(tmp_path / "run", tiny.settings_of(*overrides))
+    saved, _ = resumable(tmp_path / "run", tiny.settings_of(*overrides))
     assert saved is not None
     assert {"m_t", "v_t"} <= saved.strategy.keys()
     earlier = SearchState(saved.round, wire.to_record(saved.arrays), saved.totals)
@@ -156,7 +158,7 @@ def test_an_optimisers_moments_are_part_of_a_checkpoint(tmp_path: Path) -> None:
 
 def test_what_was_spent_before_is_counted(tmp_path: Path) -> None:
     run_until(3, tmp_path / "run", *SETTINGS)
-    saved, _ = newest(tmp_path / "run", tiny.settings_of(*SETTINGS))
+    saved, _ = resumable(tmp_path / "run", tiny.settings_of(*SETTINGS))
     assert saved is not None
 
     assert resume(tmp_path / "run") == 0
@@ -305,6 +307,28 @@ def test_the_last_ones_are_kept(
     assert names(tmp_path / "run") == [f"round-{n:05}.safetensors" for n in rounds]
 
 
+def test_a_damaged_one_is_not_kept_in_the_place_of_a_sound_one(tmp_path: Path) -> None:
+    run_until(3, tmp_path / "run", *SETTINGS, "checkpoint.keep=3")
+    for number in (2, 3):
+        path = tmp_path / "run" / "checkpoints" / f"round-0000{number}.safetensors"
+        path.write_bytes(path.read_bytes()[:-9])
+
+    again = checkpoint.read(tmp_path / "run" / "checkpoints" / "round-00001.safetensors")
+    checkpoint.write(tmp_path / "run", again, keep=1)
+
+    assert names(tmp_path / "run") == ["round-00001.safetensors"]
+
+
+def test_rounds_of_more_digits_are_newer(tmp_path: Path) -> None:
+    run_until(2, tmp_path / "run", *SETTINGS)
+    path = tmp_path / "run" / "checkpoints" / "round-00002.safetensors"
+    for number in (99_999, 100_000, 100_001):
+        checkpoint.write(tmp_path / "run", replace(checkpoint.read(path), round=number), keep=2)
+        path = path.with_name(f"round-{number:05}.safetensors")
+
+    assert names(tmp_path / "run") == ["round-100000.safetensors", "round-100001.safetensors"]
+
+
 def test_none_is_written_if_none_is_asked_for(tmp_path: Path) -> None:
     run_until(2, tmp_path / "run", *SETTINGS, "checkpoint.every=0")
 
@@ -379,6 +403,30 @@ def test_the_one_before_a_damaged_one_is_taken(
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+def test_the_one_before_an_unreadable_one_is_taken(tmp_path: Path) -> None:
+    run_to_the_end(tmp_path / "whole", *SETTINGS)
+    run_until(3, tmp_path / "run", *SETTINGS)
+    path = tmp_path / "run" / "checkpoints" / "round-00003.safetensors"
+    path.unlink()
+    path.symlink_to("/no/such/file")
+
+    assert resume(tmp_path / "run") == 0
+
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_metrics_that_have_lost_rounds_are_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_until(3, tmp_path / "run", *SETTINGS)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_bytes(b"".join(metrics.read_bytes().splitlines(keepends=True)[:2]))
+
+    assert resume(tmp_path / "run") == 1
+
+    assert f"fedmetanas: {metrics} has lost lines" in capsys.readouterr().err
+
+
 def test_another_version_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_until(2, tmp_path / "run", *SETTINGS)
     path = tmp_path / "run" / "checkpoints" / "round-00002.safetensors"
@@ -389,6 +437,18 @@ def test_another_version_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
     said = f"{path} was written with torch 1.0; now it is {checkpoint.versions()['torch']}"
     assert said in capsys.readouterr().out
+
+
+def test_the_server_app_does_not_begin_a_completed_run_anew(tmp_path: Path) -> None:
+    run_to_the_end(tmp_path / "run", *SETTINGS)
+    before = files_of(tmp_path)
+    settings = results.read_settings(tmp_path / "run")
+    run_config = {"settings": settings.to_yaml(), "out": str(tmp_path / "run"), "resume": True}
+
+    with pytest.raises(SettingsError, match="has completed"):
+        run_inline(settings, run_config)
+
+    assert files_of(tmp_path) == before
 
 
 # Refused
@@ -431,7 +491,8 @@ def test_what_cannot_go_on_is_refused_in_one_line(
     if change == "broken settings":
         (folder / "settings.yaml").write_text("rounds: [")
     if change == "completed":
-        (folder / "summary.json").write_text("{}")
+        summary = {"rounds": 2, "test_accuracy": 0.5, "algorithm_seconds": {"total": 1.0}}
+        (folder / "summary.json").write_text(json.dumps(summary))
     if change == "damaged summary":
         (folder / "summary.json").write_text('{"test_accuracy": 0.9')
     if change == "all damaged":
@@ -604,7 +665,13 @@ def test_whatever_is_packed_comes_back(value: Any) -> None:
     assert same(value, again)
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, np.array([object()]), np.array(["a"]), 1j])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(object(), {1, 2}, np.array([object()]), np.array(["a"]), 1j),
+        *(OrderedDict(a=1), defaultdict(int), Alphas.equal(Topology(1, ("none",)))),
+    ],
+)
 def test_what_cannot_be_written_down_is_refused(value: Any) -> None:
     with pytest.raises(StateError, match=type(value).__name__):
         pack([value], {})

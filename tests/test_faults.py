@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,19 @@ def broken_bytes(data: Callable[[bytes], bytes]) -> Fault:
     return fault
 
 
+def of_another_kind(reply: Message) -> Message:
+    record = dict(reply.content.array_records["arrays"])
+    key = min(record)
+    record[key] = Array(record[key].dtype, record[key].shape, "torch.Tensor", record[key].data)
+    return answer(reply, RecordDict({**dict(reply.content), "arrays": ArrayRecord(record)}))
+
+
+def blank(reply: Message) -> Message:
+    changed = answer(reply, RecordDict())
+    changed.__dict__.update(_content=None, _error=Error(8, " \n"))
+    return changed
+
+
 def without_arrays(reply: Message) -> Message:
     return answer(reply, RecordDict({"metrics": reply.content["metrics"]}))
 
@@ -145,7 +159,13 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "absurd": (with_metrics(num_examples=10**9), "num-examples"),
     "half": (with_metrics(num_examples=2.5), "num-examples"),
     "list": (with_metrics(num_examples=[3, 4]), "num-examples"),
-    "loss": (with_metrics(loss=math.nan), "loss: expected a finite number; found nan"),
+    "loss": (with_metrics(loss=math.nan), "loss: expected a finite number, at least 0; found nan"),
+    "negative loss": (with_metrics(loss=-0.5), "loss: expected a finite number, at least 0"),
+    "enormous loss": (with_metrics(loss=10**400), "loss: expected a finite number, at least 0"),
+    "accuracy": (with_metrics(accuracy=1e9), "accuracy: expected a number from 0 to 1"),
+    "zip": (broken_bytes(lambda data: b"PK\x05\x06" + bytes(18)), "cannot be read"),
+    "another kind": (of_another_kind, "expected numpy.ndarray; found torch.Tensor"),
+    "blank": (blank, "no reply: without a reason"),
     "no metric": (with_metrics(accuracy=None), "metrics accuracy are missing"),
     "more metrics": (with_metrics(bonus=1.0), "metrics bonus are missing or too many"),
 }
@@ -271,12 +291,14 @@ def ask(
         *(grid, list(clients), timeout, 100, min_nodes, needed),
         lambda left, trace: traces.append(trace),
     )
+    replies = list(view.send_and_receive(messages(clients)))
+    return [len(reply.content) for reply in replies], view.left_out, traces
+
+
+def messages(clients: Iterable[int]) -> list[Message]:
     arrays = {"weights/w": np.arange(1, 13, dtype=np.float32), "alphas/a": np.ones(2, np.float32)}
     content = RecordDict({"arrays": wire.to_record(arrays), "config": ConfigRecord()})
-    replies = list(
-        view.send_and_receive([Message(content, client, MessageType.TRAIN) for client in clients])
-    )
-    return [len(reply.content) for reply in replies], view.left_out, traces
+    return [Message(content, client, MessageType.TRAIN) for client in clients]
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -295,6 +317,39 @@ def test_a_faulty_reply_is_left_out_and_named(name: str) -> None:
 
 def test_honest_replies_are_all_taken() -> None:
     assert ask(Nodes(lambda client, message: honest(message)))[:2] == ([2, 2, 2], [])
+
+
+def test_strategies_get_all_replies_in_the_form_in_which_they_were_sent() -> None:
+    def reply(client: int, message: Message) -> Message:
+        good = honest(message)
+        turned = ArrayRecord(dict(reversed(list(good.content["arrays"].items()))))
+        changed = answer(good, RecordDict({"m": good.content["metrics"], "a": turned}))
+        changed.__dict__["_metadata"] = copy(good.metadata)
+        changed.metadata.__dict__["_message_type"] = "query"
+        return changed if client == 4 else good
+
+    view = PartitionGrid(Nodes(reply), [1, 4, 9], 0.2, 100, 1, 0, lambda left, trace: None)
+    replies = list(view.send_and_receive(messages((1, 4, 9))))
+
+    assert [one.metadata.src_node_id for one in replies] == [1, 4, 9]
+    for one in replies:
+        assert set(one.content) == {"arrays", "metrics"}
+        arrays = wire.from_record(one.content.array_records["arrays"])
+        assert list(arrays) == ["weights/w", "alphas/a"]
+        np.testing.assert_array_equal(arrays["weights/w"], 1.5 * np.arange(1, 13))
+
+
+def test_an_answer_to_nothing_that_was_asked_is_passed_over() -> None:
+    class Chatty(Nodes):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            replies = list(super().pull_messages(message_ids))
+            strange = [answer(reply, reply.content) for reply in replies[:1]]
+            for reply in strange:
+                reply.__dict__["_metadata"] = copy(reply.metadata)
+                reply.metadata.__dict__["_reply_to_message_id"] = "unknown"
+            return strange + replies
+
+    assert ask(Chatty(lambda client, message: honest(message)))[:2] == ([2, 2, 2], [])
 
 
 def test_a_norm_is_judged_by_what_was_sent() -> None:

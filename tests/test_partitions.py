@@ -236,7 +236,9 @@ def test_other_labels_or_plans_have_partitions_of_their_own(tmp_path: Path) -> N
     assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other owners", "other length"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "header", "zip", "other owners", "other length"]
+)
 def test_a_damaged_partition_is_made_again(damage: str, tmp_path: Path) -> None:
     made = open_partition(LABELS, plan_of(), str(tmp_path))
     (file,) = tmp_path.iterdir()
@@ -245,6 +247,10 @@ def test_a_damaged_partition_is_made_again(damage: str, tmp_path: Path) -> None:
         np.save(file, np.zeros(len(LABELS), dtype=np.int64))
     elif damage == "other length":
         np.save(file, np.arange(7))
+    elif damage == "header":
+        file.write_bytes(content.replace(b"}", b"\xfd", 1))
+    elif damage == "zip":
+        file.write_bytes(b"PK\x03\x04" + content[4:])
     else:
         file.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
 

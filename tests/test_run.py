@@ -131,6 +131,12 @@ def test_draw_makes_a_picture(inline: Path, environment: dict[str, str], tmp_pat
         (["run", "digits", "strategy.options={eta: 1}"], ["strategy.options", "eta"]),
         (["run", "mnist", "data.root=nowhere"], ["nowhere", "data.download=true"]),
         (["run", "digits", "clients=500"], ["data.min_client_size"]),
+        (["run", "digits", "--out", "~no-such-person/x"], ["~no-such-person"]),
+        (["run", "--resume", "~no-such-person/x"], ["~no-such-person"]),
+        (
+            ["run", "digits", "client.batch_size=10000", "search.nodes=20", "search.channels=256"],
+            ["client.batch_size", "100,000,000,000"],
+        ),
         (["run", "digits", "search.channels=1024"], ["search.channels", "100,000,000"]),
         (["run", "digits", "--engine", "inline", "engine.min_nodes=2"], ["engine.min_nodes"]),
         (["evaluate", "nowhere"], ["nowhere"]),
@@ -278,6 +284,19 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
     deadline = time.monotonic() + 90
     while left_over(str(tmp_path)) and time.monotonic() < deadline:
         time.sleep(1)
+    assert left_over(str(tmp_path)) == []
+
+
+def test_a_run_ends_with_the_comparison_that_started_it(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["compare", "digits", *TINY.split()[:1], *TINY.split()[2:], "rounds=10000"]
+    options = ["--strategies", "fedmetanas", "--seeds", "3", "--engine", "inline", "--out", "out"]
+    process = after_its_first_round([*arguments, *options], environment, tmp_path)
+
+    process.kill()
+    process.wait()
+
     assert left_over(str(tmp_path)) == []
 
 

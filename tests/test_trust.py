@@ -47,9 +47,12 @@ def test_a_client_reads_its_own_data_and_no_path_that_was_sent(
     with pytest.raises(SettingsError, match="data-dir"):
         experiment_of(sent, {})
     assert not cache.exists()
-    simulated = experiment_of(sent, {"num-partitions": 4, "partition-id": 0})
+    with pytest.raises(SettingsError, match="data-dir"):  # as Flower's help starts SuperNodes
+        experiment_of(sent, {"num-partitions": 4, "partition-id": 0})
+    assert not cache.exists()
+    simulated = experiment_of(sent, {"simulated": True})
     assert set(np.unique(simulated.dataset.train.images)) == {200}
-    both = experiment_of(sent, {"num-partitions": 4, "data-dir": own})
+    both = experiment_of(sent, {"simulated": True, "data-dir": own})
     assert set(np.unique(both.dataset.train.images)) == {50}
 
 

@@ -57,7 +57,7 @@ def context_of(run_config: Mapping[str, Any]) -> Context:
     return Context(
         run_id=1,
         node_id=NODE,
-        node_config={"num-partitions": 1},
+        node_config={"simulated": True},
         state=RecordDict(),
         run_config=dict(run_config),
     )
