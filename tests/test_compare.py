@@ -256,7 +256,6 @@ def test_a_folder_of_something_else_is_left_alone(
         (["seed=3"], ["--seeds"]),
         (["--reference", "fedav"], ["--reference", "'fedav'", "'fedavg'"]),
         (["--reference", "random"], ["--reference", "'random'", "fednas-short"]),
-        (["rounds=1"], ["fednas", "rounds at least 2"]),
         (["search.operations=[skip_connect]"], ["fedavg", "sep_conv_3x3"]),
         (["--variants", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["clients=500"], ["data.min_client_size"]),
@@ -329,6 +328,8 @@ def test_variants_are_what_they_say() -> None:
         *("no-meta-learning", "second-order", "no-noise", "gumbel", "gumbel-hard"),
         *("no-input-pruning", "no-operation-pruning"),
         *("inner-weights-only", "inner-alphas-only"),
+        *("fedmetanas-half", "fedavg-half", "perfedavg-half", "random-half", "random-half-1"),
+        *("fedmetanas-equal", "fedavg-equal", "fednas-long"),
     }
     assert set(variants) == names
     assert all(variant.about for variant in variants.values())
@@ -336,7 +337,9 @@ def test_variants_are_what_they_say() -> None:
     made = {name: v.of("digits", ["rounds=10"], 5) for name, v in variants.items()}
     assert {settings.seed for settings in made.values()} == {5}
     rounds = {name: settings.rounds for name, settings in made.items() if settings.rounds != 10}
-    assert rounds == {"fednas": 20, "fednas-short": 5}
+    by_the_clock = {name for name in names if name.partition("-half")[1] or "-equal" in name}
+    times = {name: 55 if "-equal" in name else 25 for name in by_the_clock}
+    assert rounds == {"fednas": 20, "fednas-short": 20, "fednas-long": 40, **times}
     assert made["fedmetanas"].search == made["gumbel"].search
     assert made["second-order"].client.second_order
     assert made["no-meta-learning"].client.inner_steps == 0
