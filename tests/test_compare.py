@@ -353,8 +353,9 @@ def test_variants_are_what_they_say() -> None:
 @pytest.mark.parametrize("name", sorted(read_variants()))
 def test_every_variant_runs(name: str) -> None:
     settings = read_variants()[name].settings
+    size = ("search.nodes=2", "search.layers=3", "search.channels=8")  # some ask for a network's
 
-    summary = tiny.run_search(*settings, "rounds=2", "search.nodes=2", "evaluation.every=9").summary
+    summary = tiny.run_search(*settings, *size, "rounds=2", "evaluation.every=9").summary
 
     assert summary["operations"] == 8
 
