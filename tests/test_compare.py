@@ -411,7 +411,8 @@ def rows(tmp_path: Path) -> list[Row]:
             folder.mkdir(parents=True)
             if name == "good" or seed != 1:
                 summary = {"test_accuracy": accuracy, "algorithm_seconds": {"total": 10.0 * seed}}
-                (folder / "summary.json").write_text(json.dumps({**summary, "bytes_up": 2e6}))
+                more = {"rounds": 3, "bytes_up": 2e6}
+                (folder / "summary.json").write_text(json.dumps(summary | more))
     return [
         Row(name, "", {seed: tmp_path / name / str(seed) for seed in range(3)})
         for name in ("good", "half")

@@ -134,7 +134,7 @@ def test_draw_makes_a_picture(inline: Path, environment: dict[str, str], tmp_pat
         (["run", "digits", "--out", "~no-such-person/x"], ["~no-such-person"]),
         (["run", "--resume", "~no-such-person/x"], ["~no-such-person"]),
         (
-            ["run", "digits", "client.batch_size=10000", "search.nodes=20", "search.channels=256"],
+            ["run", "digits", "client.batch_size=10000", "search.nodes=20", "search.channels=48"],
             ["client.batch_size", "100,000,000,000"],
         ),
         (["run", "digits", "search.channels=1024"], ["search.channels", "100,000,000"]),

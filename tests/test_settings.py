@@ -42,7 +42,7 @@ client: {episodes: 2, batch_size: 16, inner_steps: 3, inner_lr: 0.3, inner_alpha
   weight_decay: 0.001, clip: 1.5, second_order: true, outer_loss: all, adapt_steps: 0}
 strategy: {name: 'flwr.serverapp.strategy:FedAdam', options: {eta: 0.01, tags: [a, {b: 1}]}}
 evaluation: {every: 2, batch_size: 99}
-engine: {workers: 3, device: cuda, timeout: 12.5}
+engine: {workers: 3, device: cuda, min_nodes: 2, timeout: 12.5}
 checkpoint: {every: 4, keep: 5}
 """
 
