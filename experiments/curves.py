@@ -51,9 +51,8 @@ def read_curve(folder: Path) -> list[Point]:
 
 def _points(lines: list[dict[str, Any]], summary: dict[str, Any] | None) -> list[Point]:
     points, seconds, megabytes = [], 0.0, 0.0
-    if summary is not None and [line["round"] for line in lines] != [
-        *range(1, summary["rounds"] + 1)
-    ]:
+    rounds = [line["round"] for line in lines]
+    if summary is not None and rounds != list(range(1, summary["rounds"] + 1)):
         raise KeyError("round")
     for line in lines:
         seconds += line["seconds"]["total"] - line["seconds"]["evaluation"]
