@@ -22,6 +22,7 @@ METRICS = {
     },
 }
 LARGEST = 1e300  # of any metric
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 NUMPY = "numpy.ndarray"  # the one form of an array that Flower writes
 RAISED = 2  # Flower's error code of an app that raised; its reason ends with the exception
 
@@ -130,13 +131,15 @@ def _arrays(content: RecordDict, sent: ArrayRecord) -> ArrayRecord:
     except Exception as error:  # NumPy's reader raises almost anything on broken bytes
         line = " ".join(str(error).split())[:200]
         raise BadReplyError(f"arrays that cannot be read: {line}") from None
-    for key, array in arrays.items():
-        if received[key].stype != NUMPY:
-            raise BadReplyError(f"{key}: expected {NUMPY}; found {received[key].stype[:80]}")
-        if array.dtype not in (np.float32, np.float64):
+    kinds = {key: array.stype for key, array in received.items()}
+    for key, wanted in sent.items():
+        array = arrays[key]
+        if kinds[key] != NUMPY:
+            raise BadReplyError(f"{key}: expected {NUMPY}; found {kinds[key][:80]}")
+        if array.dtype not in FLOATS:
             raise BadReplyError(f"{key}: expected floats; found {array.dtype}")
-        if array.shape != sent[key].shape:
-            raise BadReplyError(f"{key}: expected the shape {sent[key].shape}; found {array.shape}")
+        if array.shape != wanted.shape:
+            raise BadReplyError(f"{key}: expected the shape {wanted.shape}; found {array.shape}")
     norm = _norm(arrays)
     if not math.isfinite(norm):
         raise BadReplyError("arrays with NaN, infinity or enormous numbers")
