@@ -88,30 +88,26 @@ def task_learner(
     second_order : bool
         Keep the graph, so that the result is differentiable in `theta`.
     """
-    return _path(theta, support, rates, clip, second_order)[0]
-
-
-def _path(
-    theta: Parameters, support: Iterable[Loss], rates: InnerRates, clip: float, second_order: bool
-) -> tuple[Parameters, list[Tensor], list[Parameters]]:
-    """Return the adapted parameters, and of each step its loss and its gradient, not clipped."""
     adapted = theta if second_order else leaves(theta)
-    losses, gradients = [], []
     for of_batch in support:
-        loss = of_batch(adapted)[0]
-        gradient = _gradient(loss, adapted, create_graph=second_order)
-        losses.append(loss)
-        gradients.append(gradient)
-        limited = gradient._replace(weights=clipped(gradient.weights, clip))
-        steps = [rates.weights] * len(theta.weights) + [rates.alphas] * 4
-        tensors = [
-            torch.sub(value, slope, alpha=step)
-            for value, slope, step in zip(adapted.tensors(), limited.tensors(), steps, strict=True)
-        ]
-        adapted = theta.with_tensors(tensors)
-        if not second_order:
-            adapted = leaves(adapted)
-    return adapted, losses, gradients
+        adapted, _, _ = _inner_step(adapted, of_batch, rates, clip, second_order)
+    return adapted
+
+
+def _inner_step(
+    start: Parameters, of_batch: Loss, rates: InnerRates, clip: float, second_order: bool
+) -> tuple[Parameters, Tensor, Parameters]:
+    """Return the parameters after one step; the loss before it and its gradient, not clipped."""
+    loss = of_batch(start)[0]
+    gradient = _gradient(loss, start, create_graph=second_order)
+    limited = gradient._replace(weights=clipped(gradient.weights, clip))
+    steps = [rates.weights] * len(start.weights) + [rates.alphas] * 4
+    tensors = [
+        torch.sub(value, slope, alpha=step)
+        for value, slope, step in zip(start.tensors(), limited.tensors(), steps, strict=True)
+    ]
+    end = start.with_tensors(tensors)
+    return end if second_order else leaves(end), loss, gradient
 
 
 def meta_gradient(
@@ -141,11 +137,14 @@ def meta_gradient(
         First order: of each loss with respect to the parameters it was taken at. Second order:
         with respect to theta. Not clipped.
     """
-    theta = leaves(theta)
-    adapted, losses, gradients = _path(theta, episode.support, rates, clip, second_order)
+    adapted = theta = leaves(theta)
+    losses, gradients = [], []  # of the support batches, as far as they count
+    for of_batch in episode.support:
+        adapted, of_step, slope = _inner_step(adapted, of_batch, rates, clip, second_order)
+        if outer_loss == "all":
+            losses.append(of_step)
+            gradients.append(slope)
     loss, accuracy = episode.query(adapted)
-    if outer_loss == "query":
-        losses, gradients = [], []
     if second_order:
         gradient = _gradient(sum(losses, loss), theta, create_graph=False)
     else:

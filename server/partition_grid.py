@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
@@ -211,11 +211,9 @@ class PartitionGrid(Grid):
         for reply in replies:
             for record in reply.content.array_records.values():
                 self.received = _add(self.received, wire.count_bytes(record))
-            metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
-            worker = metrics.get("worker")
-            seconds = metrics.get("seconds", 0.0)
-            if isinstance(seconds, int | float):
-                busy[worker] = busy.get(worker, 0.0) + seconds
+            metrics = reply.content.metric_records["metrics"]
+            worker, seconds = metrics["worker"], float(metrics["seconds"])  # type: ignore[arg-type]
+            busy[worker] = busy.get(worker, 0.0) + seconds
         self.client_seconds += max(busy.values(), default=0.0)
 
 
