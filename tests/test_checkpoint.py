@@ -325,6 +325,11 @@ def test_rounds_of_more_digits_are_newer(tmp_path: Path) -> None:
     for number in (99_999, 100_000, 100_001):
         checkpoint.write(tmp_path / "run", replace(checkpoint.read(path), round=number), keep=2)
         path = path.with_name(f"round-{number:05}.safetensors")
+        if number == 100_000:
+            assert names(tmp_path / "run") == [
+                "round-100000.safetensors",
+                "round-99999.safetensors",
+            ]
 
     assert names(tmp_path / "run") == ["round-100000.safetensors", "round-100001.safetensors"]
 
@@ -596,6 +601,27 @@ def test_a_strategy_that_remembers_what_cannot_be_saved_is_refused(
     assert all(word in said for word in ("Drawing.source", "Generator", "checkpoint.every=0"))
     assert not (tmp_path / "run").exists()
     assert main([*arguments, "checkpoint.every=0", "rounds=1"]) == 0
+
+
+def test_what_a_strategy_first_remembers_in_a_round_ends_the_run_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "late_strategy.py").write_text(
+        "import numpy as np\n"
+        "from strategies.fedmetanas import FedMetaNAS\n\n\n"
+        "class Late(FedMetaNAS):\n"
+        "    def prune(self, server_round, arrays):\n"
+        "        self.source = np.random.default_rng(0)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = ["run", experiment_file(tmp_path), "strategy.name=late_strategy:Late"]
+
+    assert main([*arguments, "--engine", "inline", "--out", str(tmp_path / "run")]) == 1
+
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("fedmetanas: strategy.name: Late.source: ")
+    assert "checkpoint.every=0" in said[0]
+    assert len(said) == 2
 
 
 def test_a_strategys_own_counter_is_remembered() -> None:

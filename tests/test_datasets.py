@@ -302,6 +302,18 @@ def test_different_classes_in_train_and_test_are_named(tmp_path: Path) -> None:
         decode(source("imagefolder", tmp_path))
 
 
+def test_more_images_than_can_be_held_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, size=(10, 9))  # six training images of 270 bytes
+    monkeypatch.setattr(datasets, "MOST_BYTES", 1620)
+    assert decode(source("imagefolder", tmp_path)).train.images.nbytes == 1620
+
+    monkeypatch.setattr(datasets, "MOST_BYTES", 1619)
+    with pytest.raises(DataError, match=r"6 images of 10x9 pixels are 1,620 .*data\.image_size"):
+        decode(source("imagefolder", tmp_path))
+
+
 def test_images_smaller_than_8x8_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, size=(8, 7))
 
