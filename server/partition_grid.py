@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from google.protobuf.message import DecodeError
 
 from experiments.randomness import rng
 from experiments.results import RunError
@@ -22,6 +23,7 @@ from strategies import wire
 from .replies import BadReplyError, LeftOut, checked
 
 PULL_INTERVAL = 0.02  # seconds
+UNREADABLE = (AttributeError, DecodeError, LookupError, TypeError, ValueError)  # Flower's decoder
 
 
 class ClientError(RunError):
@@ -150,23 +152,38 @@ class PartitionGrid(Grid):
         waiting = set(client_of)
         deadline = time.monotonic() + timeout
         while waiting and time.monotonic() < deadline:
-            pulled = list(self.grid.pull_messages(sorted(waiting)))
-            for reply in pulled:
-                message = reply.metadata.reply_to_message_id
-                if message not in waiting:
-                    continue  # an answer to nothing that was asked
-                waiting.remove(message)
+            answered = set()
+            for message in sorted(waiting):
                 client = client_of[message]
                 try:
+                    reply = self._pull(message)
+                    if reply is None:
+                        continue
                     good[client] = checked(reply, sent[client], self.most_examples)
                 except BadReplyError as error:
                     self._leave_out(sent[client], str(error), error.trace)
-            if not pulled:
+                answered.add(message)
+            waiting -= answered
+            if not answered:
                 time.sleep(PULL_INTERVAL)
         for client in sorted(client_of[message] for message in waiting):
             self._leave_out(sent[client], f"no reply within {timeout:g} s (engine.timeout)")
         self.left_out.sort(key=lambda left: left.client)
         return good
+
+    def _pull(self, message: str) -> Message | None:
+        """Return the reply to a message, if it has come.
+
+        One at a time: Flower decodes all that it pulls at once, and nothing is left of it if one
+        client's bytes cannot be decoded.
+        """
+        try:
+            replies = list(self.grid.pull_messages([message]))
+        except UNREADABLE as error:
+            line = " ".join(str(error).split())[:200]
+            raise BadReplyError(f"a reply that cannot be decoded: {line}") from None
+        of_message = (r for r in replies if r.metadata.reply_to_message_id == message)
+        return next(of_message, None)
 
     def _leave_out(self, message: Message, reason: str, trace: str = "") -> None:
         left = LeftOut(message.metadata.dst_node_id, message.metadata.message_type, reason)

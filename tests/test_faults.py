@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,6 +24,8 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from safetensors.torch import load_file
 from test_checkpoint import metrics_of
 from test_run import TINY, after_its_first_round, environment, fedmetanas, left_over  # noqa: F401
@@ -337,6 +339,36 @@ def test_strategies_get_all_replies_in_the_form_in_which_they_were_sent() -> Non
         arrays = wire.from_record(one.content.array_records["arrays"])
         assert list(arrays) == ["weights/w", "alphas/a"]
         np.testing.assert_array_equal(arrays["weights/w"], 1.5 * np.arange(1, 13))
+
+
+@pytest.mark.parametrize("kind", ["Message", "MetricRecord", "Array"])
+def test_bytes_that_flower_cannot_decode_cost_one_reply(kind: str) -> None:
+    broken = 4
+
+    class Wire(Nodes):
+        """Decodes what it pulls as Flower's HTTP grid does, all or nothing."""
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            decoded = []
+            for reply in super().pull_messages(message_ids):
+                objects = get_all_nested_objects(reply)
+                contents = {name: one.deflate() for name, one in objects.items()}
+                if reply.metadata.src_node_id == broken:
+                    of_kind = [n for n, one in objects.items() if type(one).__name__ == kind]
+                    contents[of_kind[0]] = contents[of_kind[0]][:-3]
+                decoded.append(inflate_object_from_contents(reply.object_id, contents))
+            return cast(list[Message], decoded)
+
+    def reply(client: int, message: Message) -> Message:
+        good = honest(message)
+        good.metadata.__dict__["_src_node_id"] = client
+        return good
+
+    good, left_out, _ = ask(Wire(reply))
+
+    assert good == [2, 2]
+    assert [left.client for left in left_out] == [broken]
+    assert "cannot be decoded" in left_out[0].reason
 
 
 def test_an_answer_to_nothing_that_was_asked_is_passed_over() -> None:
