@@ -138,8 +138,8 @@ class Row:
         }
 
     @property
-    def failed(self) -> list[int]:
-        """The seeds of the runs that did not complete."""
+    def missing(self) -> list[int]:
+        """The seeds of the runs that have not completed: not yet, or they failed."""
         return [seed for seed in self.folders if seed not in self.summaries]
 
     def spread(self, column: Column) -> Spread | None:
@@ -162,11 +162,11 @@ def to_csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [f"{c.name}_{part}" for c in COLUMNS for part in ("mean", "std")]
-    writer.writerow(["variant", "completed", "failed", *names])
+    writer.writerow(["variant", "completed", "missing", *names])
     for row in rows:
         spreads = [row.spread(column) for column in COLUMNS]
         values = [v for s in spreads for v in (("", "") if s is None else (s.mean, s.std))]
-        writer.writerow([row.name, len(row.summaries), len(row.failed), *values])
+        writer.writerow([row.name, len(row.summaries), len(row.missing), *values])
     return text.getvalue()
 
 
@@ -179,7 +179,7 @@ def to_json(rows: Sequence[Row]) -> str:
             {
                 "variant": row.name,
                 "about": row.about,
-                "failed_seeds": row.failed,
+                "missing_seeds": row.missing,
                 "mean": {name: s and s.mean for name, s in spreads.items()},
                 "std": {name: s and s.std for name, s in spreads.items()},
                 "runs": [
@@ -197,8 +197,8 @@ def to_markdown(rows: Sequence[Row]) -> str:
     lines.append(["---"] * len(lines[0]))
     for row in rows:
         runs = str(len(row.summaries))
-        if row.failed:
-            runs += f", failed: seed {', '.join(map(str, row.failed))}"
+        if row.missing:
+            runs += f", missing: seed {', '.join(map(str, row.missing))}"
         lines.append([row.name, runs, *(_cell(row.spread(column), column) for column in COLUMNS)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -22,7 +22,8 @@ from strategies import wire
 
 from .replies import BadReplyError, LeftOut, checked
 
-PULL_INTERVAL = 0.02  # seconds
+PULL_INTERVAL = (0.02, 1.0)  # seconds, the shortest and the longest
+PULL_SHARE = 0.02  # of the wait so far; what a reply waits for at most
 UNREADABLE = (AttributeError, DecodeError, LookupError, TypeError, ValueError)  # Flower's decoder
 
 
@@ -150,8 +151,8 @@ class PartitionGrid(Grid):
         sent = {message.metadata.dst_node_id: message for message in messages}
         good: dict[int, Message] = {}
         waiting = set(client_of)
-        deadline = time.monotonic() + timeout
-        while waiting and time.monotonic() < deadline:
+        started = time.monotonic()
+        while waiting and time.monotonic() < started + timeout:
             answered = set()
             for message in sorted(waiting):
                 client = client_of[message]
@@ -165,7 +166,7 @@ class PartitionGrid(Grid):
                 answered.add(message)
             waiting -= answered
             if not answered:
-                time.sleep(PULL_INTERVAL)
+                _pause(started)
         for client in sorted(client_of[message] for message in waiting):
             self._leave_out(sent[client], f"no reply within {timeout:g} s (engine.timeout)")
         self.left_out.sort(key=lambda left: left.client)
@@ -210,16 +211,16 @@ class PartitionGrid(Grid):
 
     def _nodes(self) -> list[int]:
         """Return the nodes; wait for enough of them, as long as for replies."""
-        deadline = time.monotonic() + self.timeout
+        started = time.monotonic()
         said = ""
         while len(nodes := sorted(self.grid.get_node_ids())) < self.min_nodes:
             found = f"{len(nodes)} of {self.min_nodes} nodes connected (engine.min_nodes)"
-            if time.monotonic() > deadline:
+            if time.monotonic() > started + self.timeout:
                 raise ClientError(f"{found} within {self.timeout:g} s (engine.timeout)")
             if found != said:
                 print(f"waiting: {found}", file=sys.stderr, flush=True)
                 said = found
-            time.sleep(PULL_INTERVAL)
+            _pause(started)
         return nodes
 
     def _account(self, replies: list[Message]) -> None:
@@ -238,6 +239,13 @@ def draw(clients: int, count: int, seed: int, server_round: int) -> list[int]:
     """Draw `count` of the clients 0 .. clients - 1 for a round, sorted."""
     chosen = rng("draw", seed, server_round).choice(clients, count, replace=False)
     return sorted(int(client) for client in chosen)
+
+
+def _pause(started: float) -> None:
+    """Sleep until it is worth asking again: the longer the wait is already, the more rarely."""
+    shortest, longest = PULL_INTERVAL
+    waited = time.monotonic() - started
+    time.sleep(min(max(shortest, PULL_SHARE * waited), longest))
 
 
 def _add(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:

@@ -66,7 +66,7 @@ def test_every_column_is_filled(comparison: Path) -> None:
 
     assert list(table) == ["fedmetanas", "fednas"]
     for row in table.values():
-        assert row["failed_seeds"] == []
+        assert row["missing_seeds"] == []
         assert [run["seed"] for run in row["runs"]] == [0]
         for values in (row["mean"], row["std"], *row["runs"]):
             assert values.keys() - {"seed"} == {column.name for column in COLUMNS}
@@ -219,10 +219,10 @@ def test_a_run_that_fails_stops_no_other_and_the_table_says_so(
     assert "ZeroDivisionError: broken on purpose" in said
     assert "broken, seed 0 (1 of 2) failed" in said
     table = table_of(out)
-    assert (table["broken"]["failed_seeds"], table["fedavg"]["failed_seeds"]) == ([0], [])
+    assert (table["broken"]["missing_seeds"], table["fedavg"]["missing_seeds"]) == ([0], [])
     assert table["broken"]["runs"] == []
     assert table["fedavg"]["mean"]["test_accuracy"] >= 0
-    assert "| broken | 0, failed: seed 0 | - |" in (out / "table.md").read_text()
+    assert "| broken | 0, missing: seed 0 | - |" in (out / "table.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "summary.json"])
@@ -404,7 +404,7 @@ def test_a_variants_settings_win_over_the_command_line(experiment: str) -> None:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> list[Row]:
-    """One variant with accuracies 0.5, 0.6, 0.9 and no held-out clients; one of three failed."""
+    """One variant with accuracies 0.5, 0.6, 0.9 and no held-out clients; one with a run missing."""
     for seed, accuracy in enumerate((0.5, 0.6, 0.9)):
         for name in ("good", "half"):
             folder = tmp_path / name / str(seed)
@@ -427,7 +427,7 @@ def test_mean_and_deviation_by_hand(rows: list[Row]) -> None:
     assert good["std"]["test_accuracy"] == pytest.approx((39 / 900) ** 0.5)
     assert good["mean"]["seconds_total"] == 10
     assert good["mean"]["mb_up"] == 2
-    assert (good["failed_seeds"], half["failed_seeds"]) == ([], [1])
+    assert (good["missing_seeds"], half["missing_seeds"]) == ([], [1])
     assert half["mean"]["test_accuracy"] == pytest.approx(0.7)
     assert Spread.of([0.25]) == Spread(0.25, 0.0)
 
@@ -439,7 +439,7 @@ def test_what_is_not_there_is_left_empty(rows: list[Row]) -> None:
     assert json.loads(to_json(rows))[0]["mean"]["held_out_after_mean"] is None
     assert line["held_out_after_mean_mean"] == ""
     assert "| good | 3 | 0.6667 ± 0.2082 | - |" in markdown
-    assert "| half | 2, failed: seed 1 | 0.7000 ± 0.2828 | - |" in markdown
+    assert "| half | 2, missing: seed 1 | 0.7000 ± 0.2828 | - |" in markdown
     column = Column("x", "x", "a.b", unit=2.0)
     assert column.value({"a": {"b": 3}}) == 1.5
     assert column.value({"a": 1}) is None
@@ -448,7 +448,7 @@ def test_what_is_not_there_is_left_empty(rows: list[Row]) -> None:
 def test_a_variant_of_which_every_run_failed_has_a_row(tmp_path: Path) -> None:
     row = Row("none", "", {0: tmp_path / "0", 1: tmp_path / "1"})
 
-    assert "| none | 0, failed: seed 0, 1 | - |" in to_markdown([row])
+    assert "| none | 0, missing: seed 0, 1 | - |" in to_markdown([row])
     assert json.loads(to_json([row]))[0]["runs"] == []
 
 
