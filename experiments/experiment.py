@@ -76,6 +76,7 @@ class Experiment:
             ),
             search.operation_threshold,
             search.pair_threshold,
+            search.weight_free_limit,
             search.warmup_rounds,
             self.settings.rounds,
             partial(torch_generator, seed=self.settings.seed),

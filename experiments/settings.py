@@ -133,6 +133,7 @@ class SearchSettings:
     tau_rounds: int = setting(15, at_least(1))  # tau reaches tau_end in this round
     operation_threshold: float = setting(0.05, from_up_to(0, 1))  # 0: none die before the end
     pair_threshold: float = setting(0.05, from_up_to(0, 1))
+    weight_free_limit: int | None = setting(None, at_least(0))  # edges of a cell; null: all may be
     warmup_rounds: int = setting(1, at_least(0))  # no alpha moves and nothing is pruned before
 
     @property

@@ -295,3 +295,9 @@ DEFAULT_OPERATIONS = tuple(OPERATIONS)
 def none(channels: int, stride: int, norm: str) -> nn.Module:
     """No connection."""
     return Zero(stride)
+
+
+@cache
+def has_weights(name: str) -> bool:
+    """Return whether an operation that keeps the size has weights: convolutions do."""
+    return any(True for _ in OPERATIONS[name](8, 1, "batch").parameters())

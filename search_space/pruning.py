@@ -9,6 +9,12 @@ edge and q = softmax(beta / tau) over the living pairs of a node,
 
 An edge that no living pair contains dies with all its operations. The most probable operation of
 an edge in use, and the most probable pair of a node, never die.
+
+Weight-free operations (skip, pooling) are good from the first round on, convolutions only when
+they have learnt, so that a short search takes too many of the former. They can be limited in each
+cell, as in Chen et al., "Progressive DARTS", 2019, https://arxiv.org/abs/1904.12760, section 3.3:
+of the edges in use that pruning would leave without a convolution, those that want it least keep
+their most probable one instead.
 """
 
 import math
@@ -17,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .alphas import CELL_TYPES, Alphas, Mask, Topology
+from .operations import has_weights
 from .relaxation import masked_softmax, pair_probabilities
 
 
@@ -27,6 +34,7 @@ def soft_prune(
     tau: float,
     operation_threshold: float,
     pair_threshold: float,
+    weight_free_limit: int | None = None,
 ) -> Mask:
     """Return the mask after pruning at temperature `tau`; nothing dead comes back to life.
 
@@ -42,7 +50,10 @@ def soft_prune(
         Temperature, > 0.
     operation_threshold, pair_threshold : float
         Probabilities in [0, 1); 0 prunes nothing.
+    weight_free_limit : int, optional
+        So many edges of a cell at most are left with weight-free operations only.
     """
+    with_weights = torch.tensor([has_weights(name) for name in topology.operations])
     pruned: dict[str, Tensor] = {}
     for cell_type in CELL_TYPES:
         op_logits, pair_logits = alphas.cell(cell_type)
@@ -53,14 +64,47 @@ def soft_prune(
         pairs = pair_alive & (q >= pair_threshold)
         for own in (list(pairs_of_node) for pairs_of_node in topology.node_pairs):
             pairs[own] |= _strongest(pair_logits[own], pair_alive[own])
+        used = op_alive & _edges_in_use(pairs, topology)[:, None]
+        if weight_free_limit is not None:
+            surplus = _surplus(op_logits, used, ops & used, with_weights, weight_free_limit)
+            ops[surplus] = _strongest(op_logits, op_alive & with_weights)[surplus]
         pruned[f"input_{cell_type}"] = pairs
-        pruned[f"op_{cell_type}"] = ops & _edges_in_use(pairs, topology)[:, None]
+        pruned[f"op_{cell_type}"] = ops & used
     return Mask(**pruned)
 
 
-def final_cut(alphas: Alphas, mask: Mask, topology: Topology) -> Mask:
+def _surplus(
+    logits: Tensor, alive: Tensor, pruned: Tensor, with_weights: Tensor, limit: int
+) -> Tensor:
+    """Return the numbers of the edges that lose their last operation with weights beyond the limit.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (E, O).
+    alive, pruned : Tensor
+        bool, (E, O), what is alive on the edges in use before and after pruning.
+    with_weights : Tensor
+        bool, (O,), which operations have weights.
+    limit : int
+        So many edges may be without, those that are already among them.
+    """
+    could, can = (alive & with_weights).any(dim=1), (pruned & with_weights).any(dim=1)
+    without = int((alive.any(dim=1) & ~could).sum())
+    losing = (could & ~can).nonzero().flatten()
+    strongest = [
+        logits.masked_fill(~(alive & kind), -torch.inf).amax(dim=1)
+        for kind in (with_weights, ~with_weights)
+    ]
+    lead = (strongest[1] - strongest[0])[losing]
+    return losing[lead.argsort(stable=True)][: max(0, without + len(losing) - limit)]
+
+
+def final_cut(
+    alphas: Alphas, mask: Mask, topology: Topology, weight_free_limit: int | None = None
+) -> Mask:
     """Keep the strongest living pair of every node and the strongest operation of its edges."""
-    return soft_prune(alphas, mask, topology, 1.0, 1.0, 1.0)
+    return soft_prune(alphas, mask, topology, 1.0, 1.0, 1.0, weight_free_limit)
 
 
 def strongest_inputs_cut(alphas: Alphas, topology: Topology) -> Mask:

@@ -302,7 +302,8 @@ def _finish(clients: Clients, strategy: Strategy, arrays: ArrayRecord) -> Search
     config = _round_config(strategy, experiment, settings.rounds)
     relaxed = _relaxed(experiment, config)
     _, before_cut = evaluate_supernet(experiment, relaxed, weights, alphas)
-    cut = final_cut(alphas, relaxed.mask, experiment.topology)
+    limit = settings.search.weight_free_limit
+    cut = final_cut(alphas, relaxed.mask, experiment.topology, limit)
     genotype, weights = searched(experiment, weights, cut)
     accuracy = evaluate_network(experiment, genotype, weights)
 

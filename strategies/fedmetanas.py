@@ -36,7 +36,7 @@ class SearchPlan:
         The supernet's shape.
     schedule : TemperatureSchedule
         The temperature of every round.
-    operation_threshold, pair_threshold : float
+    operation_threshold, pair_threshold, weight_free_limit
         See :func:`search_space.pruning.soft_prune`.
     warmup_rounds : int
         Nothing is pruned in the first so many rounds.
@@ -50,6 +50,7 @@ class SearchPlan:
     schedule: TemperatureSchedule
     operation_threshold: float
     pair_threshold: float
+    weight_free_limit: int | None
     warmup_rounds: int
     rounds: int
     generator: Callable[[str], torch.Generator]
@@ -160,6 +161,7 @@ class FedMetaNAS(FedAvg):
             plan.schedule(server_round),
             plan.operation_threshold,
             plan.pair_threshold,
+            plan.weight_free_limit,
         )
         for key in arrays.keys() - set(self._alive(arrays)):
             del arrays[key]

@@ -178,3 +178,52 @@ def test_a_single_operation_is_decided() -> None:
     topology = Topology(2, ("skip_connect",))
 
     assert entropy(random_alphas(topology, 0), Mask.full(topology), topology, 1.0) == 0.0
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_limit_of_edges_without_weights_by_brute_force(seed: int, limit: int) -> None:
+    weighty = [2, 3]
+    alphas, mask = random_alphas(TOPOLOGY, seed, 2.0), Mask.full(TOPOLOGY)
+
+    free = final_cut(alphas, mask, TOPOLOGY)
+    cut = final_cut(alphas, mask, TOPOLOGY, limit)
+
+    assert_valid(cut)
+    for kind in CELL_TYPES:
+        logits, (ops, pairs), (limited, same_pairs) = (x.cell(kind) for x in (alphas, free, cut))
+        assert torch.equal(pairs, same_pairs)
+        edges = [e for e in range(len(TOPOLOGY.edges)) if ops[e].any()]
+        without = [e for e in edges if not ops[e, weighty].any()]
+        # Those whose best convolution is furthest behind keep what they have.
+        without.sort(key=lambda e: float(logits[0][e].max() - logits[0][e, weighty].max()))
+        changed = without[: max(0, len(without) - limit)]
+        for edge in edges:
+            (kept,) = limited[edge].nonzero().flatten().tolist()
+            among = weighty if edge in changed else range(4)
+            assert kept == max(among, key=lambda o: float(logits[0][edge, o]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_limit_holds_over_rounds_in_which_edges_are_decided_one_by_one(seed: int) -> None:
+    mask = Mask.full(TOPOLOGY)
+    for number, tau in enumerate((1.0, 0.7, 0.4, 0.2, 0.05)):
+        alphas = random_alphas(TOPOLOGY, seed + 30 * number, 0.5)
+        before, mask = mask, soft_prune(alphas, mask, TOPOLOGY, tau, 0.3, 0.2, 2)
+        assert_valid(mask)
+        assert all(torch.all(a <= b) for a, b in zip(mask.tensors(), before.tensors(), strict=True))
+    mask = final_cut(alphas, mask, TOPOLOGY, 2)
+
+    for kind in CELL_TYPES:
+        ops, _ = mask.cell(kind)
+        assert int((ops[:, :2].any(dim=1)).sum()) <= 2
+
+
+def test_a_limit_that_no_operation_can_keep_to_changes_nothing() -> None:
+    topology = Topology(2, ("skip_connect", "max_pool_3x3"))
+    alphas = random_alphas(topology, 3)
+    free = final_cut(alphas, Mask.full(topology), topology)
+
+    cut = final_cut(alphas, Mask.full(topology), topology, 0)
+
+    assert all(torch.equal(a, b) for a, b in zip(cut.tensors(), free.tensors(), strict=True))

@@ -351,6 +351,24 @@ def test_the_network_found_has_one_operation_an_edge(
     assert searched[1].weights.keys() == dict(genotype.network().named_parameters()).keys()
 
 
+@pytest.mark.parametrize("threshold", [0.05, 0.0])  # decided in the rounds, and by the last cut
+@pytest.mark.parametrize("limit", [0, 1, None])
+def test_weight_free_operations_are_limited(limit: int | None, threshold: float) -> None:
+    free = ("skip_connect", "avg_pool_3x3", "max_pool_3x3")
+    result = run_search(
+        f"search.operations={[*free, 'sep_conv_3x3']}".replace("'", ""),
+        f"search.operation_threshold={threshold}",
+        f"search.weight_free_limit={'null' if limit is None else limit}",
+    )
+
+    found = [
+        sum(name in free for node in cell for name, _ in node)
+        for cell in (result.genotype.normal, result.genotype.reduce)
+    ]
+
+    assert max(found) == (2 if limit is None else limit)
+
+
 def test_without_held_out_clients_nothing_is_said_of_them() -> None:
     summary = run_search("rounds=1", "held_out_clients=0").summary
 

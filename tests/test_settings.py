@@ -36,7 +36,8 @@ data: {dataset: imagefolder, root: /tmp/x y, download: true, cache: '#no comment
   support: 0.2, query: 0.4, augment: shift}
 search: {channels: 5, layers: 4, nodes: 3, operations: [none, skip_connect], norm: batch,
   relaxation: gumbel-hard, tau_schedule: linear, tau_start: 2.5, tau_end: 1.0e-05, tau_rounds: 9,
-  operation_threshold: 0.11, pair_threshold: 0.12, warmup_rounds: 0}
+  operation_threshold: 0.11, pair_threshold: 0.12, weight_free_limit: 1,
+  warmup_rounds: 0}
 client: {episodes: 2, batch_size: 16, inner_steps: 3, inner_lr: 0.3, inner_alpha_lr: 0.4,
   outer_lr: 0.5, outer_alpha_lr: 0.6, outer_lr_schedule: constant, momentum: 0.7,
   weight_decay: 0.001, clip: 1.5, second_order: true, outer_loss: all, adapt_steps: 0}

@@ -44,7 +44,7 @@ def plan_of(warmup_rounds: int = 0, **changes: Any) -> SearchPlan:
     """At tau = 0.1 a logit that is lower by 0.5 than the best has a share below 0.05."""
     schedule = TemperatureSchedule("constant", 0.1, 0.1, 1)
     values = {"operation_threshold": 0.05, "pair_threshold": 0.05, **changes}
-    values = {"rounds": 9, "generator": generator_of, **values}
+    values = {"rounds": 9, "generator": generator_of, "weight_free_limit": None, **values}
     return SearchPlan(SHAPE, schedule, warmup_rounds=warmup_rounds, **values)
 
 
