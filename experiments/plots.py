@@ -12,6 +12,7 @@ AXES = {
     "rounds": "rounds",
     "megabytes": "MB up and down",
 }
+MARKERS = ".xs^"  # of the first ten curves, which have a colour each, the next ten, and so on
 
 
 def draw_curves(rows: Sequence[Row], folder: Path) -> None:
@@ -26,7 +27,7 @@ def draw_curves(rows: Sequence[Row], folder: Path) -> None:
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
         for number, (name, runs) in enumerate(curves.items()):
-            colour = f"C{number % 10}"
+            colour, marker = f"C{number % 10}", MARKERS[number // 10 % len(MARKERS)]
             label = name
             for phase in ("search", "training"):
                 places, spreads = mean_curve(runs, axis, phase)
@@ -37,7 +38,7 @@ def draw_curves(rows: Sequence[Row], folder: Path) -> None:
                     p.phase == "training" for run in runs for p in run
                 )
                 style = "--" if searched_first else "-"
-                axes.plot(places, means, style, marker=".", color=colour, label=label)
+                axes.plot(places, means, style, marker=marker, color=colour, label=label)
                 low, high = ([s.mean + sign * s.std for s in spreads] for sign in (-1, 1))
                 axes.fill_between(places, low, high, color=colour, alpha=0.15)
                 label = "_" + name  # matplotlib's sign for: not in the legend a second time
