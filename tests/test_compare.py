@@ -15,7 +15,7 @@ from experiments.curves import Point, accuracy_at, read_curve, seconds_to
 from experiments.main import main
 from experiments.plots import mean_curve
 from experiments.report import COLUMNS, Column, Row, Spread, to_csv, to_json, to_markdown
-from experiments.settings import SettingsError, from_yaml
+from experiments.settings import SettingsError, from_yaml, load
 from experiments.variant import Variant, choose, read_variants
 from strategies.registry import make_strategy
 
@@ -330,6 +330,8 @@ def test_variants_are_what_they_say() -> None:
         *("inner-weights-only", "inner-alphas-only"),
         *("fedmetanas-half", "fedavg-half", "perfedavg-half", "random-half", "random-half-1"),
         *("fedmetanas-equal", "fedavg-equal", "fednas-long"),
+        *("fedmetanas-m4-half", "fedmetanas-m4-equal", "perfedavg-m4-half"),
+        *("no-meta-learning-10", "weight-free-limit"),
     }
     assert set(variants) == names
     assert all(variant.about for variant in variants.values())
@@ -339,7 +341,13 @@ def test_variants_are_what_they_say() -> None:
     rounds = {name: settings.rounds for name, settings in made.items() if settings.rounds != 10}
     by_the_clock = {name for name in names if name.partition("-half")[1] or "-equal" in name}
     times = {name: 55 if "-equal" in name else 25 for name in by_the_clock}
-    assert rounds == {"fednas": 20, "fednas-short": 20, "fednas-long": 40, **times}
+    times |= {"fednas": 20, "fednas-short": 20, "fednas-long": 40, "fedmetanas-m4-equal": 50}
+    assert rounds == times
+    batches = {name: s.client.episodes * (s.client.inner_steps + 1) for name, s in made.items()}
+    short = load("mnist-short", [])
+    for name in ("fedmetanas-m4-half", "fedmetanas-m4-equal", "no-meta-learning-10"):
+        assert batches[name] == short.client.episodes * (short.client.inner_steps + 1)
+    assert made["weight-free-limit"].search.weight_free_limit == 1
     assert made["fedmetanas"].search == made["gumbel"].search
     assert made["second-order"].client.second_order
     assert made["no-meta-learning"].client.inner_steps == 0
