@@ -53,7 +53,6 @@ def soft_prune(
     weight_free_limit : int, optional
         So many edges of a cell at most are left with weight-free operations only.
     """
-    with_weights = torch.tensor([has_weights(name) for name in topology.operations])
     pruned: dict[str, Tensor] = {}
     for cell_type in CELL_TYPES:
         op_logits, pair_logits = alphas.cell(cell_type)
@@ -66,6 +65,7 @@ def soft_prune(
             pairs[own] |= _strongest(pair_logits[own], pair_alive[own])
         used = op_alive & _edges_in_use(pairs, topology)[:, None]
         if weight_free_limit is not None:
+            with_weights = torch.tensor([has_weights(name) for name in topology.operations])
             surplus = _surplus(op_logits, used, ops & used, with_weights, weight_free_limit)
             ops[surplus] = _strongest(op_logits, op_alive & with_weights)[surplus]
         pruned[f"input_{cell_type}"] = pairs

@@ -100,6 +100,11 @@ def checked(reply: Message, sent: Message, most_examples: int) -> Message:
     return Message(content, reply_to=sent)
 
 
+def one_line(error: Exception) -> str:
+    """Return what an error says that a client's bytes have caused: one line, not at length."""
+    return " ".join(str(error).split())[:200]
+
+
 def _metrics(content: RecordDict, expected: set[str], most_examples: int) -> MetricRecord:
     metrics = _the_only(list(content.metric_records.values()), "MetricRecord")
     if set(metrics) != expected:
@@ -129,8 +134,7 @@ def _arrays(content: RecordDict, sent: ArrayRecord) -> ArrayRecord:
     try:
         arrays = wire.from_record(received)
     except Exception as error:  # NumPy's reader raises almost anything on broken bytes
-        line = " ".join(str(error).split())[:200]
-        raise BadReplyError(f"arrays that cannot be read: {line}") from None
+        raise BadReplyError(f"arrays that cannot be read: {one_line(error)}") from None
     kinds = {key: array.stype for key, array in received.items()}
     for key, wanted in sent.items():
         array = arrays[key]

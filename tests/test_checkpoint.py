@@ -579,19 +579,27 @@ def test_a_full_disk_ends_the_run_in_a_line_and_keeps_the_checkpoint(
 # What a strategy remembers
 
 
+def write_strategy(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> str:
+    """Write a module with a strategy, where it can be imported; return the module's name."""
+    name = f"strategy_of_{folder.name}"  # no test imports another's
+    head = "import numpy as np\nfrom strategies.fedmetanas import FedMetaNAS\n\n\n"
+    (folder / f"{name}.py").write_text(head + text)
+    monkeypatch.syspath_prepend(folder)
+    return name
+
+
 def test_a_strategy_that_remembers_what_cannot_be_saved_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "drawing_strategy.py").write_text(
-        "import numpy as np\n"
-        "from strategies.fedmetanas import FedMetaNAS\n\n\n"
+    drawing = write_strategy(
+        tmp_path,
+        monkeypatch,
         "class Drawing(FedMetaNAS):\n"
         "    def __init__(self, plan):\n"
         "        super().__init__(plan)\n"
-        "        self.source = np.random.default_rng(0)\n"
+        "        self.source = np.random.default_rng(0)\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    arguments = ["run", experiment_file(tmp_path), "strategy.name=drawing_strategy:Drawing"]
+    arguments = ["run", experiment_file(tmp_path), f"strategy.name={drawing}:Drawing"]
     arguments += ["--engine", "inline", "--out", str(tmp_path / "run")]
 
     assert main(arguments) == 2
@@ -606,15 +614,14 @@ def test_a_strategy_that_remembers_what_cannot_be_saved_is_refused(
 def test_what_a_strategy_first_remembers_in_a_round_ends_the_run_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "late_strategy.py").write_text(
-        "import numpy as np\n"
-        "from strategies.fedmetanas import FedMetaNAS\n\n\n"
+    late = write_strategy(
+        tmp_path,
+        monkeypatch,
         "class Late(FedMetaNAS):\n"
         "    def prune(self, server_round, arrays):\n"
-        "        self.source = np.random.default_rng(0)\n"
+        "        self.source = np.random.default_rng(0)\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    arguments = ["run", experiment_file(tmp_path), "strategy.name=late_strategy:Late"]
+    arguments = ["run", experiment_file(tmp_path), f"strategy.name={late}:Late"]
 
     assert main([*arguments, "--engine", "inline", "--out", str(tmp_path / "run")]) == 1
 
