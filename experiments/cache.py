@@ -2,7 +2,7 @@
 
 A decoded dataset is a folder of plain ``.npy`` files that processes map into memory, so that any
 number of workers holds the images once. The folder's name carries a fingerprint of what it was
-made from; changed files give another folder.
+made from; changed files give another folder. A digest of its files shows a pixel that has changed.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +20,8 @@ import numpy as np
 
 from .datasets import DATASETS, FOLDERS, DataError, Dataset, Images, Source, check, decode
 
-FORMAT_VERSION = 1  # raise it when the files in a cache folder, or a built-in dataset, change
+FORMAT_VERSION = 2  # raise it when the files in a cache folder, or a built-in dataset, change
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")  # files, without ".npy"
 DECODE_ATTEMPTS = 3
 
 
@@ -115,12 +116,13 @@ def _list_files(folder: Path | str) -> Iterator[str]:
 def _open_folder(folder: Path) -> Dataset | None:
     """Map a decoded dataset into memory; None if it is missing or damaged."""
     try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta["digest"] != _digest(folder, meta["classes"]):
+            return None
         arrays = [
-            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in ("train_images", "train_labels", "test_images", "test_labels")
+            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS
         ]
-        classes = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["classes"]
-        dataset = Dataset(Images(*arrays[:2]), Images(*arrays[2:]), tuple(classes))
+        dataset = Dataset(Images(*arrays[:2]), Images(*arrays[2:]), tuple(meta["classes"]))
         check(dataset, folder.name)
     except Exception:  # whatever is wrong with the files, the remedy is to build them again
         return None
@@ -165,8 +167,17 @@ def _write(dataset: Dataset, folder: Path) -> None:
     for name, part in (("train", dataset.train), ("test", dataset.test)):
         np.save(folder / f"{name}_images.npy", part.images, allow_pickle=False)
         np.save(folder / f"{name}_labels.npy", part.labels, allow_pickle=False)
-    meta = json.dumps({"classes": dataset.classes})
-    (folder / "meta.json").write_text(meta, encoding="utf-8")
+    meta = {"classes": dataset.classes, "digest": _digest(folder, dataset.classes)}
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _digest(folder: Path, classes: Sequence[str]) -> str:
+    """Return a digest of the names of the classes and of the files of all arrays."""
+    result = hashlib.sha256(json.dumps(classes).encode())
+    for name in ARRAYS:
+        with (folder / f"{name}.npy").open("rb") as file:  # not the map: it would fill the memory
+            result.update(hashlib.file_digest(file, "sha256").digest())
+    return result.hexdigest()
 
 
 def _replace(new: Path, entry: Path, old: Path) -> None:

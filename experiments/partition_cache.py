@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.numpy
 
+from . import results
 from .cache import cache_folder, unwritable
 from .partitions import Indices, Plan, partition
 
@@ -37,37 +39,41 @@ def open_partition(labels: npt.NDArray[np.int64], plan: Plan, cache: str) -> tup
     """
     facts = f"{plan} {version('flwr-datasets')} {version('numpy')}\0".encode()
     name = hashlib.sha256(facts + labels.tobytes()).hexdigest()[:16]
-    path = cache_folder(cache) / f"partition-{name}.npy"
-    parts = _read(path, len(labels), plan)
-    if parts is None:
-        parts = partition(labels, plan)
-        _write(path, parts, len(labels))
-    return parts
+    path = cache_folder(cache) / f"partition-{name}.safetensors"
+    owners = _read(path)
+    if owners is None:
+        owners = _owners(partition(labels, plan), len(labels))
+        _write(path, owners)
+    return tuple(np.flatnonzero(owners == client) for client in range(plan.partitions))
 
 
-def _read(path: Path, count: int, plan: Plan) -> tuple[Indices, ...] | None:
-    """Read who owns which image; None if the file is missing or damaged."""
-    try:
-        owners = np.load(path, allow_pickle=False)
-    except Exception:  # whatever is wrong with the file, the remedy is to make it again
-        return None
-    if not isinstance(owners, np.ndarray) or owners.dtype != np.int64 or owners.shape != (count,):
-        return None
-    parts = tuple(np.flatnonzero(owners == client) for client in range(plan.partitions))
-    sizes = [len(part) for part in parts]
-    return parts if sum(sizes) == count and min(sizes) >= plan.min_client_size else None
-
-
-def _write(path: Path, parts: tuple[Indices, ...], count: int) -> None:
-    """Write for every image its owner, in one step."""
+def _owners(parts: tuple[Indices, ...], count: int) -> Indices:
+    """Return for every image its owner."""
     owners = np.empty(count, dtype=np.int64)
     for client, part in enumerate(parts):
         owners[part] = client
+    return owners
+
+
+def _read(path: Path) -> Indices | None:
+    """Read who owns which image; None if the file is missing or is not exactly what was written."""
+    try:
+        arrays, header = results.read_arrays(path)
+    except (OSError, ValueError):
+        return None
+    sound = header.get("digest") == results.digest(path.name, arrays)
+    return arrays["owners"] if sound else None
+
+
+def _write(path: Path, owners: Indices) -> None:
+    """Write for every image its owner, in one step."""
+    arrays = {"owners": owners}
+    content = safetensors.numpy.save(arrays, {"digest": results.digest(path.name, arrays)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as building:
             draft = Path(building) / path.name
-            np.save(draft, owners, allow_pickle=False)
+            draft.write_bytes(content)
             os.replace(draft, path)
     except OSError as error:
         raise unwritable(path.parent, error) from error

@@ -153,6 +153,18 @@ def pickle_labels(folder: Path) -> None:
     np.save(folder / "test_labels.npy", np.array([None] * 8), allow_pickle=True)
 
 
+def flip_bits_of(name: str) -> Callable[[Path], None]:
+    """Return a damage that changes a pixel, a label or the name of a class."""
+
+    def flip(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        place = content.index(b'"b"') + 1 if name == "meta.json" else len(content) - 8
+        content[place] ^= 1
+        (folder / name).write_bytes(content)
+
+    return flip
+
+
 def become_a_file(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.touch()
@@ -166,6 +178,11 @@ def become_a_file(folder: Path) -> None:
         change_length,
         pickle_labels,
         become_a_file,
+        flip_bits_of("train_images.npy"),
+        flip_bits_of("test_images.npy"),
+        flip_bits_of("train_labels.npy"),
+        flip_bits_of("test_labels.npy"),
+        flip_bits_of("meta.json"),
         lambda folder: (folder / "test_images.npy").unlink(),
         lambda folder: (folder / "train_labels.npy").write_bytes(b""),
         lambda folder: (folder / "meta.json").write_text('{"classes": ["a'),
