@@ -249,7 +249,9 @@ def alone_in(folder: Path, option: str) -> Iterator[None]:
         except BlockingIOError:
             raise SettingsError(f"{option}: another run is at work in {folder}") from None
         except OSError as error:
-            raise SettingsError(f"{option}: cannot lock {folder}: {error.strerror}") from None
+            raise SettingsError(
+                f"{option}: cannot lock {folder}: {error.strerror}; choose a folder on another disk"
+            ) from None
         yield
     finally:
         os.close(handle)

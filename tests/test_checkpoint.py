@@ -1,5 +1,7 @@
 """Checkpoints and what goes on from them: the bits of an uninterrupted run, or a refusal."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -554,6 +556,24 @@ def test_a_folder_is_one_runs_at_a_time(tmp_path: Path, capsys: pytest.CaptureFi
     process.join()
     assert status == 2
     assert "another run is at work" in capsys.readouterr().err
+
+
+def test_a_disk_without_locks_is_named_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(handle: int, operation: int) -> None:  # as network file systems answer
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+
+    status = main(["run", "digits", "--engine", "inline", "--out", str(tmp_path / "run")])
+
+    assert status == 2
+    assert capsys.readouterr().err == (
+        f"fedmetanas: out: cannot lock {tmp_path / 'run'}: No locks available; "
+        "choose a folder on another disk\n"
+    )
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_full_disk_ends_the_run_in_a_line_and_keeps_the_checkpoint(
