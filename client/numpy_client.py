@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -201,36 +202,48 @@ class MetaClient(NumPyClient):
         return Parameters(weights, alphas.to(device))
 
     def _episodes(self, this_round: _Round) -> Iterator[Episode]:
-        """Draw the episodes of a round: batches, and noise for each forward pass."""
+        """Draw the episodes of a round: batches, and noise for each forward pass.
+
+        Before ``client.meta_start`` every batch is an episode without inner steps: federated
+        averaging first, meta-learning after it, as in Jiang et al., "Improving Federated Learning
+        Personalization via Model Agnostic Meta Learning", 2019, https://arxiv.org/abs/1909.12488.
+        """
         experiment, settings = self.experiment, self.experiment.settings.client
         number, client = this_round.number, self.partition_id
         generator = torch_generator("noise", experiment.settings.seed, number, client)
-        support = self._batches("support", number)
-        query = self._batches("query", number)
 
         def loss(batch: tuple[Tensor, Tensor]) -> Loss:
             noise = Noise.draw(experiment.topology, generator, torch.float32)
             return self._loss(this_round, batch, noise.to(experiment.device))
 
+        of_phase, rounds = this_round.progress
+        if of_phase <= settings.meta_start * rounds:
+            for batch in islice(self._batches("train", number), self._count()):
+                yield Episode([], loss(batch))
+            return
+        support = self._batches("support", number)
+        query = self._batches("query", number)
         for _ in range(settings.episodes):
             inner = [loss(next(support)) for _ in range(settings.inner_steps)]
             yield Episode(inner, loss(next(query)))
 
     def _steps(self, this_round: _Round) -> Iterator[Loss]:
         """Draw the batches of plain SGD, from support and query part alike."""
-        settings = self.experiment.settings.client
-        stream = self._batches("train", this_round.number)
-        for _ in range(settings.episodes * (settings.inner_steps + 1)):
-            yield self._loss(this_round, next(stream), None)
+        for batch in islice(self._batches("train", this_round.number), self._count()):
+            yield self._loss(this_round, batch, None)
 
     def _pairs(self, this_round: _Round) -> Iterator[BatchPair]:
         """Draw the pairs of batches of MiLeNAS; its relaxation has no noise."""
-        settings = self.experiment.settings.client
         support = self._batches("support", this_round.number)
         query = self._batches("query", this_round.number)
-        for _ in range(max(1, settings.episodes * (settings.inner_steps + 1) // 2)):
+        for _ in range(max(1, self._count() // 2)):
             of_support = self._loss(this_round, next(support), None)
             yield BatchPair(of_support, self._loss(this_round, next(query), None))
+
+    def _count(self) -> int:
+        """Return how many batches a round has, whoever learns from them."""
+        settings = self.experiment.settings.client
+        return settings.episodes * (settings.inner_steps + 1)
 
     def _batches(self, part: str, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         support, query = self.split.support, self.split.query

@@ -150,6 +150,7 @@ class ClientSettings:
     episodes: int = setting(4, at_least(1))  # meta steps a round
     batch_size: int = setting(32, between(1, LARGEST_BATCH))
     inner_steps: int = setting(1, between(0, 100))
+    meta_start: float = setting(0.0, between(0, 1))  # share of the rounds without inner steps
     inner_lr: float = setting(0.02, at_least(0))
     inner_alpha_lr: float = setting(0.02, at_least(0))
     outer_lr: float = setting(0.1, at_least(0))

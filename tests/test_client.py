@@ -265,8 +265,9 @@ def test_read_only_arrays_are_taken() -> None:
     assert bits(trained) == bits(fit(opened, config_of(opened)))
 
 
-def test_every_weight_and_alpha_learns() -> None:
-    opened = experiment()
+@pytest.mark.parametrize("meta_start", [0, 1])
+def test_every_weight_and_alpha_learns(meta_start: float) -> None:
+    opened = experiment(f"client.meta_start={meta_start}")
 
     still = [
         key for key, moves in moved(opened, fit(opened, config_of(opened))).items() if not moves
@@ -363,6 +364,20 @@ def test_every_step_has_a_batch_of_its_own(part: str, used: int) -> None:
         changed = with_noise(opened, np.array(batch))
         again, _, _ = MetaClient(changed, CLIENT, keys).fit(arrays, config)
         assert (bits(again) != bits(trained)) is (number < used), number
+
+
+@pytest.mark.parametrize(("server_round", "plain"), [(1, True), (2, True), (3, False)])
+def test_before_its_start_meta_learning_is_plain_sgd_on_as_many_batches(
+    server_round: int, plain: bool
+) -> None:
+    settings = ("client.inner_steps=2", "search.relaxation=softmax", "search.warmup_rounds=9")
+    late, paper = (experiment(*settings, f"client.meta_start={share}") for share in ("0.67", "0"))
+    config = config_of(late, server_round)
+
+    learnt = bits(fit(late, config))
+
+    assert (learnt == bits(fit(late, {**config, "learner": "sgd"}))) is plain
+    assert (learnt == bits(fit(paper, config))) is not plain
 
 
 def test_training_looks_at_no_other_client() -> None:
