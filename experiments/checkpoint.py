@@ -6,7 +6,9 @@ its header, with a digest over everything. Nothing in it is code, and reading it
 
 import dataclasses
 import json
+import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,6 +24,7 @@ from . import results
 from .settings import Settings, SettingsError, from_yaml
 
 FORMAT_VERSION = "1"
+NAME = re.compile(r"round-([0-9]{5,9})\.safetensors")
 MAY_CHANGE = ("rounds", "min_replies", "engine", "checkpoint")
 
 
@@ -61,7 +64,7 @@ class Checkpoint:
 
 def versions() -> dict[str, str]:
     """Return the versions that a checkpoint names."""
-    packages = ("fedmetanas", "flwr", "torch", "numpy")
+    packages = ("fedmetanas", "flwr", "flwr-datasets", "torch", "numpy", "scikit-learn")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
@@ -77,7 +80,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     content = json.dumps(pack(vars(checkpoint), arrays))
     digest = results.digest(content, arrays)
     header = {"format": FORMAT_VERSION, "content": content, "digest": digest}
-    path = folder / results.CHECKPOINTS / f"round-{checkpoint.round:05}.safetensors"
+    path = folder / results.CHECKPOINTS / _name(checkpoint.round)
     results.write_file(path, safetensors.numpy.save(arrays, header))
     files = _files(folder)
     place = files.index(path)  # those before it are newer, and were damaged when the run went on
@@ -102,7 +105,10 @@ def read(path: Path) -> Checkpoint:
     content = header.get("content", "")
     if header.get("digest") != results.digest(content, arrays):
         raise CheckpointError(f"{path} is damaged: its digest is another")
-    return Checkpoint(**unpack(json.loads(content), arrays))
+    found = Checkpoint(**unpack(json.loads(content), arrays))
+    if path.name != _name(found.round):
+        raise CheckpointError(f"{path} is not of the round in its name, but of {found.round}")
+    return found
 
 
 def resumable(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list[str]]:
@@ -118,13 +124,13 @@ def resumable(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list
     Returns
     -------
     checkpoint, notes
-        None if the run was stopped before its first. A note names a newer one that is damaged, or
-        a version that is another now, so that the bits may be.
+        None if the run was stopped before its first. A note says so, or names a newer one that is
+        damaged, or a version that is another now, so that the bits may be.
 
     Raises
     ------
     CheckpointError
-        If there are checkpoints and none is sound.
+        If there are checkpoints and none is sound, or the metrics up to there are not.
     SettingsError
         If there is no run in the folder, or it is of other settings or has completed.
     """
@@ -145,6 +151,7 @@ def resumable(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list
             raise SettingsError(
                 f"rounds: {path} is of round {checkpoint.round}; found {settings.rounds}"
             )
+        _check_metrics(folder, checkpoint.round)
         now = versions()
         other = [
             f"{path} was written with {name} {was}; now it is {now.get(name)}"
@@ -154,7 +161,27 @@ def resumable(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list
         return checkpoint, damaged + other
     if damaged:
         raise CheckpointError(f"no checkpoint is sound: {damaged[0]}; start a new run")
-    return None, []
+    if (folder / results.WEIGHTS).exists():
+        raise SettingsError(
+            f"resume: {folder} holds a network but no checkpoint; remove it, or start a new run"
+        )
+    return None, [f"{folder} holds no checkpoint: the run starts with its first round"]
+
+
+def _check_metrics(folder: Path, done: int) -> None:
+    """Raise unless there is a line for each of the rounds that a run has behind it."""
+    path = folder / results.METRICS
+    try:
+        lines = path.read_bytes().splitlines()[:done]
+        rounds = [json.loads(line)["round"] for line in lines]
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}; start a new run") from None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        rounds = []
+    if rounds != list(range(1, done + 1)):
+        raise CheckpointError(
+            f"{path} has lost lines of the first {done} rounds, or holds others; start a new run"
+        )
 
 
 def refuse_other_settings(saved: Settings, wanted: Settings, path: Path) -> None:
@@ -187,6 +214,23 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, the newest first."""
-    found = (folder / results.CHECKPOINTS).glob("round-*.safetensors")
-    return sorted(found, key=lambda path: (len(path.name), path.name), reverse=True)
+    """Return the checkpoints of a run, the newest first.
+
+    Raises
+    ------
+    SettingsError
+        If they cannot be listed.
+    """
+    try:
+        names = os.listdir(folder / results.CHECKPOINTS)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise SettingsError(f"cannot read {error.filename}: {error.strerror}") from None
+    rounds = [int(found[1]) for name in names if (found := NAME.fullmatch(name))]
+    return [folder / results.CHECKPOINTS / _name(number) for number in sorted(rounds)[::-1]]
+
+
+def _name(number: int) -> str:
+    """Return the name of the file of a round."""
+    return f"round-{number:05}.safetensors"

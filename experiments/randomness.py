@@ -1,6 +1,9 @@
 """Randomness as a function of (seed, round, partition, purpose); there is no global state."""
 
+import random
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -30,3 +33,20 @@ def torch_generator(
     """Return PyTorch's CPU generator for one purpose, round and client; see :func:`rng`."""
     state = rng(purpose, seed, server_round, partition_id).integers(2**63)
     return torch.Generator().manual_seed(int(state))
+
+
+@contextmanager
+def seeded_random(purpose: str, seed: int, server_round: int) -> Iterator[None]:
+    """Seed Python's own ``random``, from which Flower's strategies draw; then set it back.
+
+    Parameters
+    ----------
+    purpose, seed, server_round
+        As those of :func:`rng`.
+    """
+    before = random.getstate()
+    random.seed(int(rng(purpose, seed, server_round).integers(2**63)))
+    try:
+        yield
+    finally:
+        random.setstate(before)

@@ -29,6 +29,7 @@ WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
 SUMMARY_TEXTS = ("name", "strategy", "left_out")
 CHECKPOINTS = "checkpoints"  # a folder, there until the run has completed
+AGAIN = "the network there is as it was; remove {} to run it again"  # of a run that has completed
 
 
 class RunError(RuntimeError):
@@ -242,7 +243,10 @@ def alone_in(folder: Path, option: str) -> Iterator[None]:
     SettingsError
         If another holds it; the message names `option`.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise SettingsError(f"{option}: cannot open {folder}: {error.strerror}") from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -276,9 +280,10 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{path} is damaged: {error}; remove it to go on") from None
+        raise SettingsError(f"{path} is damaged: {error}; {AGAIN.format(folder)}") from None
     if not _is_summary(summary):
-        raise SettingsError(f"{path} is damaged: expected other keys or values; remove it to go on")
+        words = "expected other keys or values"
+        raise SettingsError(f"{path} is damaged: {words}; {AGAIN.format(folder)}")
     return summary  # type: ignore[no-any-return]
 
 
@@ -310,5 +315,5 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{path} is damaged: {error}; remove {folder} to go on") from None
+        raise SettingsError(f"{path} is damaged: {error}; {AGAIN.format(folder)}") from None
     return lines

@@ -73,8 +73,7 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     run_config = {"settings": settings.to_yaml(), "out": str(folder), "resume": resume}
     code = results.RunError.exit_code
     try:
-        with results.alone_in(folder, "out"):
-            ENGINES[engine](settings, run_config)
+        ENGINES[engine](settings, run_config)
     except results.RunError as error:
         print(f"fedmetanas: {error}", file=sys.stderr)
         code = error.exit_code

@@ -4,14 +4,17 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
 
 from experiments import checkpoint
 from experiments.experiment import experiment_of
-from experiments.results import make_folder
+from experiments.results import alone_in, expanded, make_folder
+from experiments.settings import Settings
 from strategies import wire
 from strategies.registry import make_strategy
 from strategies.state import restore
 
+from .console import say
 from .loop import SearchState, search
 from .progress import Progress
 from .record import Record
@@ -27,17 +30,21 @@ def main(grid: Grid, context: Context) -> None:
     chosen = settings.strategy
     strategy = make_strategy(chosen.name, chosen.options, experiment.plan)
     out = str(context.run_config.get("out", ""))
-    earlier = None
-    if context.run_config.get("resume", False):
-        folder = Path(out).absolute()
-        saved, notes = checkpoint.resumable(folder, settings)
-        for note in notes:
-            print(note, flush=True)
-        if saved is not None:
-            restore(strategy, saved.strategy)
-            earlier = SearchState(saved.round, wire.to_record(saved.arrays), saved.totals)
-    else:
-        folder = make_folder(out, settings)
-    with Progress(folder, settings, experiment.topology) as progress:
+    goes_on = bool(context.run_config.get("resume", False))
+    folder = expanded(out).absolute() if goes_on else make_folder(out, settings)
+    with alone_in(folder, "out"):
+        earlier = _earlier(folder, settings, strategy) if goes_on else None
         record = Record(folder, settings, strategy, earlier.round if earlier else 0)
-        search(grid, strategy, experiment, [record, progress], earlier)
+        with Progress(folder, settings, experiment.topology) as progress:
+            search(grid, strategy, experiment, [record, progress], earlier)
+
+
+def _earlier(folder: Path, settings: Settings, strategy: Strategy) -> SearchState | None:
+    """Return what a run goes on from, after giving the strategy back what it remembered."""
+    saved, notes = checkpoint.resumable(folder, settings)
+    for note in notes:
+        say(note)
+    if saved is None:
+        return None
+    restore(strategy, saved.strategy)
+    return SearchState(saved.round, wire.to_record(saved.arrays), saved.totals)

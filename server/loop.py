@@ -1,5 +1,6 @@
 """The one round loop: draw, train, aggregate, measure; then the last cut and the network."""
 
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -7,11 +8,14 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from experiments.experiment import Experiment
+from experiments.randomness import seeded_random
+from experiments.results import RunError
 from search_space.alphas import Mask
 from search_space.complexity import count_macs, count_parameters
 from search_space.genotype import Genotype
@@ -21,6 +25,7 @@ from search_space.supernet import Weights
 from strategies import wire
 from strategies.fedmetanas import FedMetaNAS
 
+from .console import say
 from .evaluation import (
     ClientAccuracy,
     evaluate_clients,
@@ -30,6 +35,9 @@ from .evaluation import (
 )
 from .partition_grid import PartitionGrid, draw
 from .replies import LeftOut
+
+ADDRESS = re.compile(r"0x[0-9a-f]+")  # of an object, as Python writes it
+TRACEBACKS = 100  # shown in a run at most
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class RoundResult:
     round : int
         From 1.
     clients : list of int
-        Partition ids of those that took part.
+        Partition ids of those that were asked to train.
     train_loss, train_accuracy : float
         On the query batches, after the inner steps, weighted by examples; of a strategy that only
         trains on all batches, before each one's step.
@@ -148,7 +156,7 @@ class Clients:
     def __init__(self, grid: Grid, experiment: Experiment) -> None:
         self.grid = grid
         self.experiment = experiment
-        self.tracebacks: set[str] = set()  # of clients that failed; each is shown once
+        self.tracebacks: set[str] = set()  # that were shown; each is once, and not very many are
 
     def view(self, partitions: Sequence[int], server_round: int, needed: int = 0) -> PartitionGrid:
         """Return a view of some, the largest first: none is left to wait for at the end."""
@@ -166,9 +174,12 @@ class Clients:
     def _report(self, server_round: int, left: LeftOut, trace: str) -> None:
         """Say that a reply is left out, on the console."""
         words = f"round {server_round}: client {left.client} left out of {left.stage}: "
-        shown = trace if trace and trace not in self.tracebacks else left.reason
-        self.tracebacks.add(trace)
-        print(words + shown.strip(), file=sys.stderr, flush=True)
+        same = ADDRESS.sub("", trace)  # two of the same kind of fault differ in these
+        is_new = same not in self.tracebacks and len(self.tracebacks) < TRACEBACKS
+        if trace and is_new:
+            self.tracebacks.add(same)
+        shown = trace if trace and is_new else left.reason
+        say(words + shown.strip(), sys.stderr)
 
 
 def search(
@@ -197,6 +208,8 @@ def search(
     ------
     ClientError
         If too few clients give a good reply.
+    RunError
+        If the strategy asks no client, or makes something that is not finite of their replies.
     """
     clients = Clients(grid, experiment)
     started = time.perf_counter()
@@ -245,7 +258,10 @@ def _run_round(
     drawn = draw(settings.clients, settings.drawn, settings.seed, server_round)
     needed = settings.min_replies or (len(drawn) + 1) // 2
     view = clients.view(drawn, server_round, needed)
-    messages = strategy.configure_train(server_round, arrays, ConfigRecord(), view)
+    with seeded_random("strategy", settings.seed, server_round):
+        messages = list(strategy.configure_train(server_round, arrays, ConfigRecord(), view))
+    if not messages:
+        raise RunError(f"strategy.name: {settings.strategy.name} asks no client to train")
     sent = time.perf_counter()
     replies = view.send_and_receive(messages)
     received = time.perf_counter()
@@ -255,7 +271,14 @@ def _run_round(
 
     served = time.perf_counter()
 
-    weights, alphas = wire.from_arrays(wire.from_record(arrays))
+    by_name = wire.from_record(arrays)
+    for name, array in by_name.items():
+        if not np.isfinite(array).all():
+            raise RunError(
+                f"strategy.options: {settings.strategy.name} made {name} NaN or infinite of finite "
+                f"replies, in round {server_round}"
+            )
+    weights, alphas = wire.from_arrays(by_name)
     config = _round_config(strategy, experiment, server_round)
     relaxed = _relaxed(experiment, config)
     test_loss = test_accuracy = client_accuracy = None
@@ -271,7 +294,7 @@ def _run_round(
     result = RoundResult(
         round=server_round,
         phase=config.get("phase", "search"),
-        clients=drawn,
+        clients=sorted(message.metadata.dst_node_id for message in messages),
         train_loss=float(metrics.get("loss", float("nan"))),  # type: ignore[arg-type]
         train_accuracy=float(metrics.get("accuracy", float("nan"))),  # type: ignore[arg-type]
         test_loss=test_loss,

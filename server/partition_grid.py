@@ -20,11 +20,16 @@ from experiments.randomness import rng
 from experiments.results import RunError
 from strategies import wire
 
+from .console import say
 from .replies import BadReplyError, LeftOut, checked, one_line
 
 PULL_INTERVAL = (0.02, 1.0)  # seconds, the shortest and the longest
 PULL_SHARE = 0.02  # of the wait so far; what a reply waits for at most
-UNREADABLE = (AttributeError, DecodeError, LookupError, TypeError, ValueError)  # Flower's decoder
+# What Flower's decoder raises on a client's bytes.
+UNREADABLE = (
+    *(ArithmeticError, AttributeError, DecodeError, LookupError, RecursionError),
+    *(TypeError, ValueError),
+)
 
 
 class ClientError(RunError):
@@ -217,7 +222,7 @@ class PartitionGrid(Grid):
             if time.monotonic() > started + self.timeout:
                 raise ClientError(f"{found} within {self.timeout:g} s (engine.timeout)")
             if found != said:
-                print(f"waiting: {found}", file=sys.stderr, flush=True)
+                say(f"waiting: {found}", sys.stderr)
                 said = found
             _pause(started)
         return nodes

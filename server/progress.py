@@ -10,6 +10,7 @@ from rich.table import Table
 from experiments.settings import Settings
 from search_space.alphas import Mask, Topology
 
+from .console import say
 from .loop import RoundResult, SearchResult, SearchState
 
 
@@ -68,7 +69,7 @@ class Progress:
         self.bar.update(self.task, completed=state.round, state=words)
         if self.bar.disable:
             seconds = result.seconds["total"]
-            print(f"round {result.round}/{self.rounds}  {words}  {seconds:.1f} s", flush=True)
+            say(f"round {result.round}/{self.rounds}  {words}  {seconds:.1f} s")
 
     def on_end(self, result: SearchResult) -> None:
         """Print what was found."""
@@ -91,5 +92,6 @@ class Progress:
         }
         for name, value in rows.items():
             table.add_row(name, value)
-        self.console.print(table)
-        print(f"results: {self.folder}", flush=True)
+        with self.console.capture() as drawn:
+            self.console.print(table)
+        say(f"{drawn.get()}results: {self.folder}")

@@ -50,8 +50,6 @@ class Record:
         metrics = folder / METRICS
         if metrics.exists():
             lines = metrics.read_bytes().splitlines(keepends=True)
-            if len(lines) < done:
-                raise RunError(f"{metrics} has lost lines of the first {done} rounds; start anew")
             write_file(metrics, b"".join(lines[:done]))
 
     def on_round(self, result: RoundResult, state: SearchState) -> None:

@@ -1,7 +1,7 @@
 """What a reply must be before it touches the model; all else is left out, with the reason."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,8 +13,7 @@ from strategies.aggregation import AnyArray
 
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
-NORM_LIMIT = 100.0  # times the norm of what was sent; no training step multiplies a model by that
-SMALL_NORM = 1000.0  # up to here a norm does no harm, and that of what was sent is not worked out
+NORM_LIMIT = 100.0  # times the norm of what was sent, or 1 if that is more: no training does that
 METRICS = {
     MessageType.TRAIN: {"num-examples", "loss", "accuracy", "seconds", "worker"},
     MessageType.EVALUATE: {
@@ -25,6 +24,8 @@ LARGEST = 1e300  # of any metric
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 NUMPY = "numpy.ndarray"  # the one form of an array that Flower writes
 RAISED = 2  # Flower's error code of an app that raised; its reason ends with the exception
+LONGEST_LINE = 300  # characters of a client's that are shown
+LONGEST_TRACE = 20_000
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,10 @@ def checked(reply: Message, sent: Message, most_examples: int) -> Message:
         If the reply is an error, or its content is not what it must be.
     """
     if reply.has_error():
-        reason = (reply.error.reason or "").strip() or "without a reason"
-        line = reason.splitlines()[-1][:300]
+        trace = printable(reply.error.reason or "")[-LONGEST_TRACE:].strip() or "without a reason"
+        line = trace.splitlines()[-1][:LONGEST_LINE]
         if reply.error.code == RAISED:
-            raise BadReplyError(line, trace=reason)
+            raise BadReplyError(line, trace)
         raise BadReplyError(f"no reply: {line}")
     stage = sent.metadata.message_type
     content = RecordDict({"metrics": _metrics(reply.content, METRICS[stage], most_examples)})
@@ -100,9 +101,14 @@ def checked(reply: Message, sent: Message, most_examples: int) -> Message:
     return Message(content, reply_to=sent)
 
 
-def one_line(error: Exception) -> str:
-    """Return what an error says that a client's bytes have caused: one line, not at length."""
-    return " ".join(str(error).split())[:200]
+def printable(text: str) -> str:
+    """Return a client's text without what would steer a terminal; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text.expandtabs())
+
+
+def one_line(text: object) -> str:
+    """Return what a client has caused an error, or anything, to say: one line, not at length."""
+    return printable(" ".join(str(text).split()))[:LONGEST_LINE]
 
 
 def _metrics(content: RecordDict, expected: set[str], most_examples: int) -> MetricRecord:
@@ -113,7 +119,7 @@ def _metrics(content: RecordDict, expected: set[str], most_examples: int) -> Met
         low = -LARGEST if key == "worker" else 0
         high = 1 if key.startswith("accuracy") else LARGEST
         if not isinstance(value, int | float) or not low <= value <= high:  # nor is NaN between
-            raise BadReplyError(f"{key}: expected {_range(low, high)}; found {str(value)[:80]}")
+            raise BadReplyError(f"{key}: expected {_range(low, high)}; found {one_line(value)}")
     examples = metrics["num-examples"]
     if not isinstance(examples, int) or not 1 <= examples <= most_examples:
         raise BadReplyError(f"num-examples: expected 1 to {most_examples}; found {examples!r}")
@@ -139,23 +145,28 @@ def _arrays(content: RecordDict, sent: ArrayRecord) -> ArrayRecord:
     for key, wanted in sent.items():
         array = arrays[key]
         if kinds[key] != NUMPY:
-            raise BadReplyError(f"{key}: expected {NUMPY}; found {kinds[key][:80]}")
+            raise BadReplyError(f"{key}: expected {NUMPY}; found {one_line(kinds[key])}")
         if array.dtype not in FLOATS:
             raise BadReplyError(f"{key}: expected floats; found {array.dtype}")
         if array.shape != wanted.shape:
             raise BadReplyError(f"{key}: expected the shape {wanted.shape}; found {array.shape}")
-    norm = _norm(arrays)
-    if not math.isfinite(norm):
-        raise BadReplyError("arrays with NaN, infinity or enormous numbers")
-    if norm > SMALL_NORM and norm > NORM_LIMIT * (before := _norm(wire.from_record(sent))):
-        raise BadReplyError(f"arrays with the norm {norm:.3g}; those sent had {before:.3g}")
+    for kind, keys in zip(("weights", "alphas"), wire.split(sent), strict=True):
+        norm = _norm([arrays[key] for key in keys])
+        if not math.isfinite(norm):
+            raise BadReplyError(f"{kind} with NaN, infinity or enormous numbers")
+        if norm > NORM_LIMIT:
+            before = _norm(list(wire.from_record(wire.select(sent, keys)).values()))
+            if norm > NORM_LIMIT * before:
+                raise BadReplyError(f"{kind} with the norm {norm:.3g}; those sent had {before:.3g}")
     return wire.select(received, sent)
 
 
-def _norm(arrays: Mapping[str, AnyArray]) -> float:
+def _norm(arrays: Sequence[AnyArray]) -> float:
     """Return the norm of all entries; infinity also where a square is beyond the array's type."""
+    if not arrays:
+        return 0.0
     # One by one, the calls for many small arrays take longer than the sum.
-    flat = np.concatenate([array.ravel() for array in arrays.values()])
+    flat = np.concatenate([array.ravel() for array in arrays])
     return math.sqrt(float(np.vdot(flat, flat)))
 
 
@@ -167,4 +178,5 @@ def _the_only(records: list[Record], kind: str) -> Record:
 
 def _names(names: set[str]) -> str:
     """Return some names, but not all of very many."""
-    return ", ".join(name[:80] for name in sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+    shown = ", ".join(one_line(name) for name in sorted(names)[:3])
+    return shown + (", ..." if len(names) > 3 else "")

@@ -184,7 +184,9 @@ def test_lines_behind_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_to_the_end(tmp_path / "whole", *SETTINGS)
     run_until(1, tmp_path / "run", *SETTINGS)
     shutil.rmtree(tmp_path / "run" / "checkpoints")
@@ -192,6 +194,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path: Path) ->
     assert resume(tmp_path / "run") == 0
 
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert "holds no checkpoint: the run starts with its first round" in capsys.readouterr().out
 
 
 # Killed
@@ -422,16 +425,22 @@ def test_the_one_before_an_unreadable_one_is_taken(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_metrics_that_have_lost_rounds_are_not_gone_on_with(
+def test_checkpoints_are_told_by_their_names_and_the_rounds_in_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_until(3, tmp_path / "run", *SETTINGS)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    metrics.write_bytes(b"".join(metrics.read_bytes().splitlines(keepends=True)[:2]))
+    run_to_the_end(tmp_path / "whole", *SETTINGS)
+    run_until(2, tmp_path / "run", *SETTINGS, "checkpoint.keep=1")
+    folder = tmp_path / "run" / "checkpoints"
+    (newest,) = folder.iterdir()
+    shutil.copy(newest, folder / "round-00003.safetensors")
+    shutil.copy(newest, folder / "round-00002-mine.safetensors")
 
-    assert resume(tmp_path / "run") == 1
+    assert resume(tmp_path / "run", "rounds=3") == 0
 
-    assert f"fedmetanas: {metrics} has lost lines" in capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "round-00003.safetensors is not of the round in its name, but of 2" in said
+    assert len(metrics_of(tmp_path / "run")) == 3
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")[:3]
 
 
 def test_another_version_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -478,6 +487,11 @@ def files_of(folder: Path) -> dict[str, bytes]:
         ("completed", [], ["has completed"]),
         ("damaged summary", [], ["summary.json is damaged"]),
         ("all damaged", [], ["no checkpoint is sound", "start a new run"]),
+        ("checkpoints are a file", [], ["cannot read", "checkpoints", "Not a directory"]),
+        ("no metrics", [], ["cannot read", "metrics.jsonl", "start a new run"]),
+        ("fewer metrics", ["rounds=9"], ["metrics.jsonl has lost lines", "start a new run"]),
+        ("other metrics", [], ["metrics.jsonl has lost lines", "or holds others"]),
+        ("a network", [], ["holds a network but no checkpoint", "start a new run"]),
         ("another format", [], ["format '99'"]),
     ],
 )
@@ -502,6 +516,16 @@ def test_what_cannot_go_on_is_refused_in_one_line(
         (folder / "summary.json").write_text(json.dumps(summary))
     if change == "damaged summary":
         (folder / "summary.json").write_text('{"test_accuracy": 0.9')
+    metrics = folder / "metrics.jsonl"
+    if change == "no metrics":
+        metrics.unlink()
+    if change == "fewer metrics":
+        metrics.write_bytes(metrics.read_bytes().splitlines(keepends=True)[0])
+    if change == "other metrics":
+        metrics.write_bytes(b'{"round": 1}\n{"round": 3}\n')
+    if change in ("a network", "checkpoints are a file"):
+        shutil.rmtree(folder / "checkpoints")
+        (folder / ("weights.safetensors" if change == "a network" else "checkpoints")).touch()
     if change == "all damaged":
         for path in files:
             path.write_bytes(path.read_bytes()[:-9])

@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
+from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from safetensors.torch import load_file
@@ -33,12 +35,14 @@ from test_run import TINY, after_its_first_round, environment, fedmetanas, left_
 from experiments.engines import CLIENT_APP, AppByName
 from experiments.inline_engine import InlineGrid
 from experiments.main import main
+from experiments.results import RunError
 from server import loop
 from server.loop import RoundResult, SearchResult, SearchState, search
 from server.partition_grid import ClientError, PartitionGrid, draw
 from server.record import Record
 from server.replies import LeftOut
 from strategies import wire
+from strategies.fedmetanas import FedMetaNAS
 
 # What a client can do wrong: from an honest reply to training to a faulty one, or none.
 
@@ -91,6 +95,16 @@ def raises(reply: Message) -> Message:
     trace = 'Traceback (most recent call last):\n  File "x.py"\nValueError: no such scanner\n'
     changed.__dict__.update(_content=None, _error=Error(2, trace))
     return changed
+
+
+def shouts(reply: Message) -> Message:
+    changed = answer(reply, RecordDict())
+    changed.__dict__.update(_content=None, _error=Error(8, "\x1b[31m" + 10**6 * "x"))
+    return changed
+
+
+def only_alphas(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {key: arrays[key] for key in arrays if key.startswith("alphas/")}
 
 
 def first_key(arrays: dict[str, Any]) -> str:
@@ -146,10 +160,13 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "nan": (with_arrays(lambda a: put(a, math.nan)), "NaN"),
     "infinity": (with_arrays(lambda a: put(a, -math.inf)), "infinity"),
     "enormous": (with_arrays(lambda a: put(a, 1e30)), "enormous"),
-    "norm": (with_arrays(lambda a: scale(a, 1000)), "arrays with the norm"),
+    "norm": (with_arrays(lambda a: scale(a, 1000)), "weights with the norm"),
+    "norm of the alphas": (with_arrays(lambda a: put(only_alphas(a), 900)), "alphas with the norm"),
     "shape": (with_arrays(lambda a: a.update({first_key(a): np.ones(7)})), "expected the shape"),
     "integers": (with_arrays(lambda a: a.update({k: a[k].astype(int) for k in a})), "int64"),
     "missing": (with_arrays(lambda a: a.pop(first_key(a))), "missing"),
+    "steers": (with_arrays(lambda a: a.update({"a\n\x1b[2J": np.ones(1)})), "a ?[2J are missing"),
+    "shouts": (shouts, "no reply: ?[31mxxx"),
     "extra": (with_arrays(lambda a: a.update({"../etc": np.ones(1)})), "../etc"),
     "no arrays": (without_arrays, "expected one ArrayRecord; found 0"),
     "two records": (two_records, "expected one ArrayRecord; found 2"),
@@ -245,7 +262,8 @@ def test_the_result_is_that_of_a_run_without_the_faulty_clients(
         for left in line["left_out"]:
             assert left["stage"] == "train"
             assert words in left["reason"]
-            assert len(left["reason"].splitlines()) == 1
+            assert left["reason"].isprintable()
+            assert len(left["reason"]) < 400
             named = f"round {line['round']}: client {left['client']} left out of train: "
             assert named in said
     assert said.count("Traceback") == (name == "raises")  # once, not fifteen times
@@ -315,6 +333,8 @@ def test_a_faulty_reply_is_left_out_and_named(name: str) -> None:
     assert good == [2, 2]
     assert [(left.client, left.stage) for left in left_out] == [(4, "train")]
     assert words in left_out[0].reason
+    assert left_out[0].reason.isprintable()
+    assert len(left_out[0].reason) < 400
 
 
 def test_honest_replies_are_all_taken() -> None:
@@ -341,8 +361,22 @@ def test_strategies_get_all_replies_in_the_form_in_which_they_were_sent() -> Non
         np.testing.assert_array_equal(arrays["weights/w"], 1.5 * np.arange(1, 13))
 
 
-@pytest.mark.parametrize("kind", ["Message", "MetricRecord", "Array"])
-def test_bytes_that_flower_cannot_decode_cost_one_reply(kind: str) -> None:
+def nested(content: bytes) -> bytes:
+    """Return an object of Flower's whose JSON is nested too deep to be read."""
+    kind = content.split(b" ")[0]
+    return kind + b" 100000\0" + 100_000 * b"["
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [
+        *((kind, lambda content: content[:-3]) for kind in ("Message", "MetricRecord", "Array")),
+        *((kind, nested) for kind in ("RecordDict", "ArrayRecord", "Array")),
+    ],
+)
+def test_bytes_that_flower_cannot_decode_cost_one_reply(
+    kind: str, damage: Callable[[bytes], bytes]
+) -> None:
     broken = 4
 
     class Wire(Nodes):
@@ -355,7 +389,7 @@ def test_bytes_that_flower_cannot_decode_cost_one_reply(kind: str) -> None:
                 contents = {name: one.deflate() for name, one in objects.items()}
                 if reply.metadata.src_node_id == broken:
                     of_kind = [n for n, one in objects.items() if type(one).__name__ == kind]
-                    contents[of_kind[0]] = contents[of_kind[0]][:-3]
+                    contents[of_kind[0]] = damage(contents[of_kind[0]])
                 decoded.append(inflate_object_from_contents(reply.object_id, contents))
             return cast(list[Message], decoded)
 
@@ -453,6 +487,29 @@ def test_nodes_that_do_not_come_are_an_error() -> None:
         ask(grid, min_nodes=4)
 
 
+# What is said
+
+
+def test_a_traceback_is_said_once_though_addresses_differ(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address = iter(range(10**6))
+
+    def fails(reply: Message) -> Message:
+        changed = answer(reply, RecordDict())
+        trace = f"Traceback (most recent call last):\nValueError: <object at {hex(next(address))}>"
+        changed.__dict__.update(_content=None, _error=Error(2, trace))
+        return changed
+
+    settings = ("clients=4", "rounds=3", "evaluation.every=9")
+    grid = FaultyGrid((1, 2), fails, tiny.settings_of(*settings))
+    search(grid, tiny.strategy_of(*settings), tiny.experiment_of(*settings), [])
+
+    said = capsys.readouterr().err
+    assert said.count("left out of train") == 6
+    assert said.count("Traceback") == 1
+
+
 # Evaluation
 
 
@@ -483,6 +540,84 @@ def test_clients_that_fail_when_measured_are_left_out_of_the_measurement(tmp_pat
     assert [left["client"] for left in summary["left_out"]] == [1, 3]
     assert "client_accuracy_after" in summary
     assert "held_out_accuracy_after" not in summary  # client 3 was the only one
+
+
+# The strategy
+
+
+class Spoils(FedMetaNAS):
+    """Makes one number of the second round's average infinite."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        record, metrics = super().aggregate_train(server_round, replies)
+        assert record is not None
+        arrays = {key: array.copy() for key, array in wire.from_record(record).items()}
+        if server_round == 2:
+            put(arrays, math.inf)
+        return wire.to_record(arrays), metrics
+
+
+class Idle(FedMetaNAS):
+    """Asks nobody in the second round."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        asked = super().configure_train(server_round, arrays, config, grid)
+        return asked if server_round == 1 else []
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Spoils, "strategy.options: .* made alphas/input_normal NaN or infinite .* in round 2"),
+        (Idle, "strategy.name: .* asks no client to train"),
+    ],
+)
+def test_a_strategy_that_ruins_a_round_ends_the_run_with_the_checkpoint_before(
+    kind: type[FedMetaNAS], words: str, tmp_path: Path
+) -> None:
+    overrides = ("rounds=3", "search.nodes=2")
+    settings, opened = tiny.settings_of(*overrides), tiny.experiment_of(*overrides)
+    strategy = kind(opened.plan)
+
+    with pytest.raises(RunError, match=words):
+        tiny.run_search(*overrides, strategy=strategy, hooks=[Record(tmp_path, settings, strategy)])
+
+    assert [line["round"] for line in metrics_of(tmp_path)] == [1]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["round-00001.safetensors"]
+
+
+class NoteClients:
+    """A hook that notes who took part in each round."""
+
+    def __init__(self) -> None:
+        self.rounds: list[list[int]] = []
+
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
+        self.rounds.append(result.clients)
+
+    def on_end(self, result: SearchResult) -> None:
+        pass
+
+
+def test_clients_that_flowers_strategies_draw_are_a_function_of_the_seed() -> None:
+    def drawn(seed: int) -> list[list[int]]:
+        overrides = (f"seed={seed}", "clients=8", "strategy.name=flwr.serverapp.strategy:FedAvg")
+        options = "strategy.options={fraction_train: 0.4}"
+        note, before = NoteClients(), random.getstate()
+        tiny.run_search(*overrides, options, "evaluation.every=9", hooks=[note])
+        assert random.getstate() == before
+        return note.rounds
+
+    first = drawn(0)
+
+    assert [len(clients) for clients in first] == [3, 3, 3]
+    assert first == drawn(0)
+    assert first != drawn(1)
+    assert first[0] != first[1]
 
 
 # Processes
