@@ -330,7 +330,8 @@ def test_variants_are_what_they_say() -> None:
         *("inner-weights-only", "inner-alphas-only"),
         *("fedmetanas-half", "fedavg-half", "perfedavg-half", "random-half", "random-half-1"),
         *("fedmetanas-equal", "fedavg-equal", "fednas-long"),
-        *("fedmetanas-m4-half", "fedmetanas-m4-equal", "perfedavg-m4-half"),
+        *("fedmetanas-m4-half", "fedmetanas-m4-equal"),
+        *("fedmetanas-late-half", "fedmetanas-late-equal", "perfedavg-late-half"),
         *("no-meta-learning-10", "weight-free-limit"),
     }
     assert set(variants) == names

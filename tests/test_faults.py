@@ -99,7 +99,7 @@ def raises(reply: Message) -> Message:
 
 def shouts(reply: Message) -> Message:
     changed = answer(reply, RecordDict())
-    changed.__dict__.update(_content=None, _error=Error(8, "\x1b[31m" + 10**6 * "x"))
+    changed.__dict__.update(_content=None, _error=Error(8, 10**6 * "x\n" + "\x1b[31m" + 999 * "y"))
     return changed
 
 
@@ -166,7 +166,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "integers": (with_arrays(lambda a: a.update({k: a[k].astype(int) for k in a})), "int64"),
     "missing": (with_arrays(lambda a: a.pop(first_key(a))), "missing"),
     "steers": (with_arrays(lambda a: a.update({"a\n\x1b[2J": np.ones(1)})), "a ?[2J are missing"),
-    "shouts": (shouts, "no reply: ?[31mxxx"),
+    "shouts": (shouts, "no reply: ?[31myyy"),
     "extra": (with_arrays(lambda a: a.update({"../etc": np.ones(1)})), "../etc"),
     "no arrays": (without_arrays, "expected one ArrayRecord; found 0"),
     "two records": (two_records, "expected one ArrayRecord; found 2"),
