@@ -4,7 +4,10 @@ import csv
 import fcntl
 import json
 import os
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,16 @@ import tiny
 from experiments.curves import Point, accuracy_at, read_curve, seconds_to
 from experiments.main import main
 from experiments.plots import mean_curve
-from experiments.report import COLUMNS, Column, Row, Spread, to_csv, to_json, to_markdown
+from experiments.report import (
+    COLUMNS,
+    Column,
+    Row,
+    Spread,
+    to_csv,
+    to_json,
+    to_markdown,
+    write_tables,
+)
 from experiments.settings import SettingsError, from_yaml, load
 from experiments.variant import Variant, choose, read_variants
 from strategies.registry import make_strategy
@@ -148,6 +160,48 @@ def test_the_curve_ends_with_the_network(comparison: Path) -> None:
     for axis in ("seconds", "megabytes"):
         places = [getattr(point, axis) for point in curve]
         assert places == sorted(places)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the operating system refuse to write more bytes into a file, as a full disk does."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+def test_plots_that_cannot_be_written_leave_those_of_before(
+    copied: Path, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()}
+
+    with files_of_at_most(8192):
+        assert compared(experiment, copied, "--strategies", "fedmetanas,fednas") == 2
+
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "accuracy-seconds.png: File too large" in said
+    assert {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()} == before
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_one_of_before(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied / "fedmetanas" / "seed-0"
+    assert main(["draw", str(folder)]) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(before["cells.png"]) > 8192
+
+    with files_of_at_most(8192):
+        assert main(["draw", str(folder)]) == 2
+
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "cells.png: File too large" in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # What is run, and what is not
@@ -438,6 +492,18 @@ def test_mean_and_deviation_by_hand(rows: list[Row]) -> None:
     assert (good["missing_seeds"], half["missing_seeds"]) == ([], [1])
     assert half["mean"]["test_accuracy"] == pytest.approx(0.7)
     assert Spread.of([0.25]) == Spread(0.25, 0.0)
+
+
+def test_tables_that_cannot_be_written_leave_those_of_before(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    write_tables(rows, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in TABLES}
+
+    with files_of_at_most(64), pytest.raises(SettingsError, match=r"table\.csv: File too large$"):
+        write_tables(rows[:1], tmp_path)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_what_is_not_there_is_left_empty(rows: list[Row]) -> None:
