@@ -90,6 +90,18 @@ def test_ray_gives_the_bits_of_inline_whatever_the_number_of_workers(
     assert_same_result(inline, tmp_path / "out")
 
 
+def test_a_run_leaves_no_temporary_file(
+    environment: dict[str, str], tmp_path: Path, temporary: Path
+) -> None:
+    arguments = ["run", "digits", *TINY.split(), "--engine", "inline", "--out", "out"]
+    elsewhere = {**environment, "TMPDIR": str(temporary)}
+
+    done = fedmetanas(*arguments, environment=elsewhere, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert list(temporary.iterdir()) == []
+
+
 def test_evaluate_finds_the_accuracy_of_the_run(
     inline: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
