@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers import readme_example
+from PIL import Image
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +111,33 @@ def test_evaluate_finds_the_accuracy_of_the_run(
     expected = json.loads((inline / "summary.json").read_text())["test_accuracy"]
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"test accuracy {expected:.6f} ")
+
+
+@pytest.mark.parametrize(("mode", "channels", "classes"), [("RGB", 3, 10), ("L", 1, 11)])
+def test_evaluate_refuses_data_that_do_not_fit_the_network(
+    mode: str,
+    channels: int,
+    classes: int,
+    inline: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    for part, count in (("train", 8), ("test", 1)):
+        for name in range(classes):
+            folder = tmp_path / "images" / part / f"{name:02}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new(mode, (8, 8)).save(folder / f"{number}.png")
+    path = shutil.copytree(inline, tmp_path / "run") / "settings.yaml"
+    text = path.read_text().replace("dataset: digits", "dataset: imagefolder")
+    path.write_text(text.replace("root: data", f"root: {tmp_path}/images"))
+
+    done = fedmetanas("evaluate", "run", environment=environment, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"imagefolder has {channels} channels and {classes} classes" in done.stderr
+    assert "the network in genotype.json 1 and 10;" in done.stderr
 
 
 def test_a_run_of_the_settings_it_left_is_the_same_run(
