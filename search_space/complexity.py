@@ -35,8 +35,8 @@ def count_macs(genotype: Genotype, size: tuple[int, int]) -> int:
 
     Every weight of a convolution counts once for each pixel of its result, however it is computed.
     """
-    # Not on the meta device: PyTorch would start its compiler there, which takes a second and leaves
-    # a folder among the temporary files.
+    # Not on the meta device: PyTorch would start its compiler there, which takes a second and
+    # leaves a folder among the temporary files.
     network = genotype.network()
     image = torch.zeros(1, genotype.shape.in_channels, *size)
     total = 0
