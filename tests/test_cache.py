@@ -289,6 +289,15 @@ def test_fingerprint_follows_files_name_size_and_time(tmp_path: Path) -> None:
     assert fingerprint(source) == seen[3]
 
 
+def test_a_link_that_leads_in_a_circle_is_named(tmp_path: Path) -> None:
+    source = write_images(tmp_path)
+    link = tmp_path / "train" / "dog" / "again"
+    link.symlink_to("..")
+
+    with pytest.raises(DataError, match=f"{link} is a link to a folder"):
+        open_dataset(source, str(tmp_path / "cache"))
+
+
 def test_digits_are_the_same_whatever_the_root(tmp_path: Path) -> None:
     assert fingerprint(DIGITS) == fingerprint(Source("digits", tmp_path, True, None))
 
