@@ -249,6 +249,22 @@ def temporary() -> Iterator[Path]:
         yield Path(folder)
 
 
+def test_a_temporary_folder_too_deep_for_the_sockets_of_ray_is_named(
+    environment: dict[str, str], tmp_path: Path, temporary: Path
+) -> None:
+    deep = temporary / ("deep" * 20)
+    deep.mkdir()
+    elsewhere = {**environment, "TMPDIR": str(deep)}
+
+    done = fedmetanas("run", "digits", *TINY.split(), environment=elsewhere, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "TMPDIR" in done.stderr
+    assert f"found {deep} with {len(str(deep))}" in done.stderr
+    assert list(deep.iterdir()) == []
+
+
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_a_run_listens_to_no_other_machine_and_ctrl_c_ends_all_its_processes(
     engine: str, environment: dict[str, str], tmp_path: Path, temporary: Path
