@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import tiny
+from matplotlib.figure import Figure
 
 from experiments.curves import Point, accuracy_at, read_curve, seconds_to
 from experiments.main import main
-from experiments.plots import mean_curve
+from experiments.plots import draw_curves, mean_curve
 from experiments.report import (
     COLUMNS,
     Column,
@@ -604,6 +605,30 @@ def test_a_run_is_set_against_the_references_run_of_its_seed(tmp_path: Path) -> 
     assert table["f"] == (pytest.approx(0.2), pytest.approx(0.1))
     assert table["s"] == (None, pytest.approx(-0.3))  # 0.4 is what it had when 100 s were over
     assert table["o"] == (None, None)
+
+
+def test_every_curve_of_a_plot_looks_different(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anew = run_folder(tmp_path / "anew", [1.0, 1.0], [0.2, 0.3])
+    lines = (anew / "metrics.jsonl").read_text().splitlines()
+    lines[1] = lines[1].replace('"search"', '"training"')
+    (anew / "metrics.jsonl").write_text("\n".join(lines))
+    plain = run_folder(tmp_path / "plain", [1.0, 1.0], [0.2, 0.3])
+    rows = [Row(str(n), "", {0: plain}) for n in range(39)] + [Row("anew", "", {0: anew})]
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+
+    draw_curves(rows, tmp_path)
+
+    assert len(figures) == len(PICTURES)
+    for figure in figures:
+        *plains, search, training = figure.axes[0].lines
+        looks = [(line.get_color(), line.get_marker()) for line in [*plains, training]]
+        assert len(set(looks)) == len(looks) == 40
+        assert {line.get_linestyle() for line in [*plains, training]} == {"-"}
+        assert search.get_linestyle() == "--"
+        assert (search.get_color(), search.get_marker()) == looks[-1]
 
 
 def test_settings_of_a_run_are_those_of_its_variant(comparison: Path, experiment: str) -> None:
