@@ -99,15 +99,19 @@ def _code(name: str) -> str:
         return ""
 
 
-def _list_files(folder: Path | str) -> Iterator[str]:
-    """Yield path, size and time of change of all files under a folder, in a fixed order."""
-    if not os.path.isdir(folder):
+def _list_files(folder: Path | str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield path, size and time of change of all files under a folder, in a fixed order.
+
+    A link to one of the folders it lies in is not followed.
+    """
+    own = os.path.realpath(folder)
+    if not os.path.isdir(own) or own in above:
         return
     with os.scandir(folder) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir():
-            yield from _list_files(entry.path)
+            yield from _list_files(entry.path, (*above, own))
         elif entry.is_file():
             status = entry.stat()
             yield f"{entry.path}\0{status.st_size}\0{status.st_mtime_ns}\n"

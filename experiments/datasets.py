@@ -14,7 +14,9 @@ Loaders import what they need themselves: reading the settings must not cost the
 torchvision and scikit-learn.
 """
 
+import os
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,9 @@ DIGITS_BRIGHTEST = 16
 
 class DataError(ValueError):
     """Data are missing, broken or impossible to use as asked. The message is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(r"\n".join(message.splitlines()))  # names of files may have line breaks
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,13 +234,16 @@ def imagefolder(source: Source) -> Dataset:
     """Read image files laid out as ``root/{train,test}/<class>/<image>``.
 
     The first training image decides: if it is grey, all images become grey, otherwise RGB. Without
-    ``source.image_size`` its size is what all others must have.
+    ``source.image_size`` its size is what all others must have. A class folder may have folders in
+    it, and may be a link to one; links to folders further down could lead in circles and are
+    refused.
 
     Raises
     ------
     DataError
-        If a folder is missing or empty, train and test have other classes, or an image is broken
-        or of another size; the message names the folder or file.
+        If a folder is missing or empty, train and test have other classes, there is a link to a
+        folder in a class folder, or an image is broken, enormous or of another size; the message
+        names the folder or file.
     """
     train_files, train_labels, classes = _list_images(source, "train")
     test_files, test_labels, test_classes = _list_images(source, "test")
@@ -299,24 +307,42 @@ def _list_images(
     source: Source, part: str
 ) -> tuple[list[Path], npt.NDArray[np.int64], tuple[str, ...]]:
     """Return the files under ``root/part``, their labels and the names of the classes."""
-    from torchvision.datasets import ImageFolder
-
     folder = source.root / part
-    try:
-        listing = ImageFolder(folder, allow_empty=True)
-    except OSError:
+    classes = sorted(path.name for path in folder.glob("*/"))
+    if not classes:
         raise DataError(
             f"imagefolder: no class folders in {folder}; expected {source.root}/train/<class>/ and "
             f"{source.root}/test/<class>/ with images, or set data.root to another folder"
-        ) from None
-    labels = np.asarray(listing.targets, dtype=np.int64)
-    counts = np.bincount(labels, minlength=len(listing.classes))
-    for name, count in zip(listing.classes, counts, strict=True):
-        if not count:
+        )
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = _images_in(folder / name)
+        if not found:
             raise DataError(
                 f"imagefolder: the class folder {folder / name} has no image; add some or remove it"
             )
-    return [Path(path) for path, _ in listing.samples], labels, tuple(listing.classes)
+        files += found
+        labels += [label] * len(found)
+    return files, np.asarray(labels, dtype=np.int64), tuple(classes)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return the images under a folder, in a fixed order."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    found = []
+    for parent, folders, files in sorted(os.walk(folder)):
+        for name in folders:
+            if os.path.islink(path := os.path.join(parent, name)):
+                raise DataError(
+                    f"imagefolder: {path} is a link to a folder, which is only allowed for the "
+                    "folder of a class; put the images there, or remove it"
+                )
+        found += [
+            Path(parent, name) for name in sorted(files) if name.lower().endswith(IMG_EXTENSIONS)
+        ]
+    return found
 
 
 def _decode_images(
@@ -349,8 +375,12 @@ def _read_image(file: Path, mode: str | None) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(file) as opened:
-            image = opened.convert(mode)
+        if not file.is_file():
+            raise OSError("not a regular file")  # opening it might wait for ever
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as opened:
+                image = opened.convert(mode)
     # PIL's readers raise almost anything on broken files: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise DataError(

@@ -1,9 +1,14 @@
-"""A picture of the two cells of a genotype."""
+"""A picture of the two cells of a genotype, and how pictures are written."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 from search_space.alphas import CELL_TYPES
 from search_space.genotype import Genotype
+
+from . import results
+from .settings import SettingsError
 
 
 def draw_cells(genotype: Genotype, path: Path) -> None:
@@ -15,6 +20,11 @@ def draw_cells(genotype: Genotype, path: Path) -> None:
         What to draw: inputs on the left, nodes in their order, the output on the right.
     path : Path
         The file to write.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be written.
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
@@ -33,7 +43,23 @@ def draw_cells(genotype: Genotype, path: Path) -> None:
             axes.text(x, y, label, ha="center", va="center", bbox={"boxstyle": "round", "fc": "w"})
         axes.set(title=f"{cell_type} cell", xlim=(-0.6, output[0] + 0.6), ylim=(-1.5, 1.5))
         axes.axis("off")
-    figure.savefig(path, dpi=100, format="png")
+    write_picture(figure, path)
+
+
+def write_picture(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib to a PNG file, whole or not at all.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be written; what was there before is still there.
+    """
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=100, format="png")
+    try:
+        results.write_file(path, picture.getvalue())
+    except results.UnwritableError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _arrow(axes, start: tuple[float, float], end: tuple[float, float], name: str) -> None:  # type: ignore[no-untyped-def]

@@ -21,13 +21,14 @@ from flwr.serverapp import Grid
 
 from .experiment import SIMULATED, default_workers
 from .inline_engine import NODE, InlineGrid
-from .settings import Settings
+from .settings import Settings, SettingsError
 
 SERVER_APP = "server.app:app"
 CLIENT_APP = "client.app:app"
 
 ENDED = "ended"  # a file that tells workers that no reply is waited for any more
 GUARD_INTERVAL = 0.5  # seconds
+LONGEST_SOCKET = 107  # bytes in the path of a socket, a limit of Linux
 
 RunConfig = dict[str, Any]
 
@@ -155,11 +156,14 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
 
     Raises
     ------
+    SettingsError
+        If the folder for temporary files has too long a name for Ray's sockets.
     Exception
         Whatever the ServerApp raises.
     KeyboardInterrupt
         If the person stops it; the server and Ray's workers have ended by then.
     """
+    _check_temporary_folder()
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from flwr.simulation import run_simulation  # Ray is slow to import: only where it is used
@@ -197,6 +201,18 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
                     },
                 },
             )
+
+
+def _check_temporary_folder() -> None:
+    """Raise if the longest path that Ray makes up for a socket would be too long."""
+    folder = tempfile.gettempdir()
+    own = f"/ray-12345678/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+    found, most = len(os.fsencode(folder)), LONGEST_SOCKET - len(own)
+    if found > most:
+        raise SettingsError(
+            f"TMPDIR: Ray's sockets lie there, and its path may have at most {most} bytes; found "
+            f"{folder} with {found}; set TMPDIR to a shorter path, or take --engine inline"
+        )
 
 
 @contextmanager

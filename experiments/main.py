@@ -176,6 +176,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     """Load the network from disk and print its accuracy on the test set."""
     found = results.read(options.folder)
     experiment = open_experiment(found.settings)
+    wanted, network = experiment.shape, found.genotype.shape
+    if (wanted.in_channels, wanted.classes) != (network.in_channels, network.classes):
+        raise SettingsError(
+            f"{options.folder / results.SETTINGS}: {found.settings.data.dataset} has "
+            f"{wanted.in_channels} channels and {wanted.classes} classes, the network in "
+            f"{results.GENOTYPE} {network.in_channels} and {network.classes}; set data.dataset "
+            "and data.root to what it was trained on"
+        )
     found.network.to(experiment.device)
     loss, accuracy = evaluate(found.network, experiment.batches(experiment.dataset.test))
     print(f"test accuracy {accuracy:.6f}  loss {loss:.6f}")

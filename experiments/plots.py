@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .curves import Point, read_curve
+from .drawing import write_picture
 from .report import Row, Spread
 
 AXES = {
@@ -19,6 +20,11 @@ def draw_curves(rows: Sequence[Row], folder: Path) -> None:
     """Draw ``accuracy-<axis>.png`` for each axis: mean over seeds, one standard deviation shaded.
 
     Where a variant trains anew what it has found, its search is dashed: it has no network yet.
+
+    Raises
+    ------
+    SettingsError
+        If a plot cannot be written.
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
@@ -46,7 +52,7 @@ def draw_curves(rows: Sequence[Row], folder: Path) -> None:
         axes.grid(alpha=0.3)
         if any(curves.values()):
             axes.legend()
-        figure.savefig(folder / f"accuracy-{axis}.png", dpi=100, format="png")
+        write_picture(figure, folder / f"accuracy-{axis}.png")
 
 
 def mean_curve(

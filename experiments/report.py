@@ -21,6 +21,7 @@ from typing import Any
 
 from . import results
 from .curves import accuracy_at, read_curve, seconds_to
+from .settings import SettingsError
 
 TABLE = "table"  # and .csv, .json, .md
 
@@ -150,10 +151,19 @@ class Row:
 
 
 def write_tables(rows: Sequence[Row], folder: Path) -> str:
-    """Write ``table.csv``, ``table.json`` and ``table.md``; return the last."""
+    """Write ``table.csv``, ``table.json`` and ``table.md``; return the last.
+
+    Raises
+    ------
+    SettingsError
+        If one cannot be written; what was there before is still there.
+    """
     texts = {"csv": to_csv(rows), "json": to_json(rows), "md": to_markdown(rows)}
     for ending, text in texts.items():
-        (folder / f"{TABLE}.{ending}").write_text(text, encoding="utf-8")
+        try:
+            results.write_file(folder / f"{TABLE}.{ending}", text.encode())
+        except results.UnwritableError as error:
+            raise SettingsError(str(error)) from None
     return texts["md"]
 
 

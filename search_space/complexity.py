@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .alphas import Mask
 from .genotype import Genotype
 from .pointwise import Product
-from .supernet import NetworkShape, Weights, alive_names, build_supernet
+from .supernet import Cell, NetworkShape, Weights, alive_names, build_supernet
 
 
 def count_parameters(weights: Weights) -> int:
@@ -35,9 +35,10 @@ def count_macs(genotype: Genotype, size: tuple[int, int]) -> int:
 
     Every weight of a convolution counts once for each pixel of its result, however it is computed.
     """
-    with torch.device("meta"):
-        network = genotype.network()
-        image = torch.empty(1, genotype.shape.in_channels, *size)
+    # Not on the meta device: PyTorch would start its compiler there, which takes a second and
+    # leaves a folder among the temporary files.
+    network = genotype.network()
+    image = torch.zeros(1, genotype.shape.in_channels, *size)
     total = 0
 
     def count(module: nn.Module, _: Any, result: Tensor | Product) -> None:
@@ -45,6 +46,8 @@ def count_macs(genotype: Genotype, size: tuple[int, int]) -> int:
         total += result.shape[2:].numel() * module.get_parameter("weight").numel()
 
     for module in network.modules():
+        if isinstance(module, Cell):
+            module.separable = {}  # computed together, they are not called one by one
         if "weight" in dict(module.named_parameters(recurse=False)):
             module.register_forward_hook(count)
     with torch.no_grad():

@@ -23,6 +23,7 @@ FORMAT = "fedmetanas-genotype-1"
 
 #: Bounds of what a file may ask for: a damaged or foreign one must not exhaust the memory.
 LARGEST = {"in_channels": 1024, "classes": 100_000, "channels": 1024, "layers": 200}
+MOST_WEIGHTS = 100_000_000  # without those on edges; no supernet that is searched has more
 
 #: For every node its two (operation, predecessor).
 CellGenotype = tuple[tuple[tuple[str, int], tuple[str, int]], ...]
@@ -140,7 +141,21 @@ class Genotype:
         operations = tuple(name for name in OPERATIONS if name in used)
         topology = Topology(len(cells["normal"]), operations)
         sizes = {key: tree[key] for key in LARGEST}
-        return Genotype(NetworkShape(**sizes, topology=topology, norm=tree["norm"]), **cells)
+        shape = NetworkShape(**sizes, topology=topology, norm=tree["norm"])
+        _refuse_enormous(shape)
+        return Genotype(shape, **cells)
+
+
+def _refuse_enormous(shape: NetworkShape) -> None:
+    """Raise if a network of this shape would fill any memory, whatever its operations."""
+    with torch.device("meta"):
+        bare = Network(shape, {cell_type: {} for cell_type in CELL_TYPES})
+    weights = sum(parameter.numel() for parameter in bare.parameters())
+    if weights > MOST_WEIGHTS:
+        raise GenotypeError(
+            f"channels, layers, classes and nodes: the network would have {weights:,} weights "
+            f"without those on edges; expected at most {MOST_WEIGHTS:,}"
+        )
 
 
 def read_cell(nodes: Any, cell_type: str) -> CellGenotype:

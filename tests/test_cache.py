@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import stat
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -244,14 +243,13 @@ def test_cache_that_is_no_folder_is_named(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
-def test_cache_without_permission_is_named_before_anything_is_decoded(
+def test_cache_in_which_nobody_may_write_is_named_before_anything_is_decoded(
     tmp_path: Path, counter: Counter
 ) -> None:
-    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    folder = "/proc"  # the superuser may write everywhere else
 
-    with pytest.raises(DataError, match=rf"{tmp_path}.*Permission denied.*data.cache"):
-        open_dataset(counted(tmp_path / "missing"), str(tmp_path))
+    with pytest.raises(DataError, match=rf"cannot write the cache {folder}: .*; set data\.cache"):
+        open_dataset(counted(tmp_path / "missing"), folder)
 
     assert counter.calls == 0
 
@@ -287,6 +285,15 @@ def test_fingerprint_follows_files_name_size_and_time(tmp_path: Path) -> None:
     assert len(set(seen)) == len(seen)
     (tmp_path / "notes.txt").touch()  # beside the folders that are read
     assert fingerprint(source) == seen[3]
+
+
+def test_a_link_that_leads_in_a_circle_is_named(tmp_path: Path) -> None:
+    source = write_images(tmp_path)
+    link = tmp_path / "train" / "dog" / "again"
+    link.symlink_to("..")
+
+    with pytest.raises(DataError, match=f"{link} is a link to a folder"):
+        open_dataset(source, str(tmp_path / "cache"))
 
 
 def test_digits_are_the_same_whatever_the_root(tmp_path: Path) -> None:

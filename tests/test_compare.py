@@ -4,17 +4,30 @@ import csv
 import fcntl
 import json
 import os
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from matplotlib.figure import Figure
 
 from experiments.curves import Point, accuracy_at, read_curve, seconds_to
 from experiments.main import main
-from experiments.plots import mean_curve
-from experiments.report import COLUMNS, Column, Row, Spread, to_csv, to_json, to_markdown
+from experiments.plots import draw_curves, mean_curve
+from experiments.report import (
+    COLUMNS,
+    Column,
+    Row,
+    Spread,
+    to_csv,
+    to_json,
+    to_markdown,
+    write_tables,
+)
 from experiments.settings import SettingsError, from_yaml, load
 from experiments.variant import Variant, choose, read_variants
 from strategies.registry import make_strategy
@@ -148,6 +161,48 @@ def test_the_curve_ends_with_the_network(comparison: Path) -> None:
     for axis in ("seconds", "megabytes"):
         places = [getattr(point, axis) for point in curve]
         assert places == sorted(places)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the operating system refuse to write more bytes into a file, as a full disk does."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+def test_plots_that_cannot_be_written_leave_those_of_before(
+    copied: Path, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()}
+
+    with files_of_at_most(8192):
+        assert compared(experiment, copied, "--strategies", "fedmetanas,fednas") == 2
+
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "accuracy-seconds.png: File too large" in said
+    assert {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()} == before
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_one_of_before(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied / "fedmetanas" / "seed-0"
+    assert main(["draw", str(folder)]) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(before["cells.png"]) > 8192
+
+    with files_of_at_most(8192):
+        assert main(["draw", str(folder)]) == 2
+
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "cells.png: File too large" in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # What is run, and what is not
@@ -441,6 +496,18 @@ def test_mean_and_deviation_by_hand(rows: list[Row]) -> None:
     assert Spread.of([0.25]) == Spread(0.25, 0.0)
 
 
+def test_tables_that_cannot_be_written_leave_those_of_before(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    write_tables(rows, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in TABLES}
+
+    with files_of_at_most(64), pytest.raises(SettingsError, match=r"table\.csv: File too large$"):
+        write_tables(rows[:1], tmp_path)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
 def test_what_is_not_there_is_left_empty(rows: list[Row]) -> None:
     markdown = to_markdown(rows)
     line = next(csv.DictReader(to_csv(rows).splitlines()))
@@ -539,6 +606,30 @@ def test_a_run_is_set_against_the_references_run_of_its_seed(tmp_path: Path) -> 
     assert table["f"] == (pytest.approx(0.2), pytest.approx(0.1))
     assert table["s"] == (None, pytest.approx(-0.3))  # 0.4 is what it had when 100 s were over
     assert table["o"] == (None, None)
+
+
+def test_every_curve_of_a_plot_looks_different(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anew = run_folder(tmp_path / "anew", [1.0, 1.0], [0.2, 0.3])
+    lines = (anew / "metrics.jsonl").read_text().splitlines()
+    lines[1] = lines[1].replace('"search"', '"training"')
+    (anew / "metrics.jsonl").write_text("\n".join(lines))
+    plain = run_folder(tmp_path / "plain", [1.0, 1.0], [0.2, 0.3])
+    rows = [Row(str(n), "", {0: plain}) for n in range(39)] + [Row("anew", "", {0: anew})]
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+
+    draw_curves(rows, tmp_path)
+
+    assert len(figures) == len(PICTURES)
+    for figure in figures:
+        *plains, search, training = figure.axes[0].lines
+        looks = [(line.get_color(), line.get_marker()) for line in [*plains, training]]
+        assert len(set(looks)) == len(looks) == 40
+        assert {line.get_linestyle() for line in [*plains, training]} == {"-"}
+        assert search.get_linestyle() == "--"
+        assert (search.get_color(), search.get_marker()) == looks[-1]
 
 
 def test_settings_of_a_run_are_those_of_its_variant(comparison: Path, experiment: str) -> None:

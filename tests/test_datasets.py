@@ -1,6 +1,7 @@
 """Datasets: right values, and an error that names the file or key when something is wrong."""
 
 import hashlib
+import os
 import pickle
 import re
 import struct
@@ -263,6 +264,63 @@ def test_file_that_only_pretends_to_be_an_image_is_named(tmp_path: Path) -> None
     path.write_text("no image")
 
     with pytest.raises(DataError, match=re.escape(str(path))):
+        decode(source("imagefolder", tmp_path))
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    os.mkfifo(tmp_path / "train/dog/z.png")
+
+    with pytest.raises(DataError, match=r"train/dog/z\.png .*not a regular file"):
+        decode(source("imagefolder", tmp_path))
+
+
+def test_an_enormous_image_is_named_with_the_limit_in_one_line(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    write_folder(tmp_path, mode="L")
+    path = tmp_path / "train/dog/z.png"
+    Image.new("1", (12_000, 12_000)).save(path)
+
+    with pytest.raises(DataError, match=re.escape(str(path)) + r".*144000000.*89478485") as caught:
+        decode(source("imagefolder", tmp_path))
+
+    assert "\n" not in str(caught.value)
+    assert not recwarn
+
+
+def test_a_line_break_in_a_name_makes_no_second_line(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "train/dog/two\nlines.png").touch()
+
+    with pytest.raises(DataError, match=r"train/dog/two\\nlines\.png cannot be read") as caught:
+        decode(source("imagefolder", tmp_path))
+
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_in_a_class_and_links_to_classes_and_images_are_read(tmp_path: Path) -> None:
+    shown = write_folder(tmp_path)
+    (tmp_path / "train/dog/older/still").mkdir(parents=True)
+    (tmp_path / "train/dog/0.png").rename(tmp_path / "train/dog/older/still/0.PNG")
+    (tmp_path / "train/cat").rename(tmp_path / "cats")
+    (tmp_path / "train/cat").symlink_to(tmp_path / "cats")
+    (tmp_path / "cats/2.png").rename(tmp_path / "another.png")
+    (tmp_path / "cats/2.png").symlink_to("../another.png")
+
+    dataset = decode(source("imagefolder", tmp_path))
+
+    order = ["cat/0", "cat/1", "cat/2", "dog/1", "dog/2", "dog/0"]
+    np.testing.assert_array_equal(dataset.train.images, [shown[f"train/{name}"] for name in order])
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("target", ["..", "../dog", "."])
+def test_a_link_to_a_folder_in_a_class_is_named(tmp_path: Path, target: str) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "train/cat/again").symlink_to(target)
+
+    with pytest.raises(DataError, match=r"train/cat/again is a link to a folder"):
         decode(source("imagefolder", tmp_path))
 
 

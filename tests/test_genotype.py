@@ -217,6 +217,24 @@ def test_a_cell_of_too_many_nodes_is_refused() -> None:
     assert "100 nodes" in refused(json.dumps(tree))
 
 
+def of_size(channels: int, layers: int, nodes: int, classes: int) -> str:
+    cell = [[["sep_conv_5x5", 0], ["sep_conv_5x5", 1]]] * nodes
+    sizes = {"channels": channels, "layers": layers, "classes": classes}
+    tree = json.loads(genotype().to_json())
+    return json.dumps({**tree, **sizes, "normal": cell, "reduce": cell})
+
+
+@pytest.mark.parametrize(
+    "size", [(1024, 200, 100, 100_000), (1024, 20, 4, 10), (128, 20, 4, 100_000), (64, 200, 50, 10)]
+)
+def test_a_network_that_no_memory_holds_is_refused(size: tuple[int, int, int, int]) -> None:
+    assert "weights" in refused(of_size(*size))
+
+
+def test_a_large_network_is_read() -> None:
+    assert Genotype.from_json(of_size(128, 20, 4, 1000)).shape.channels == 128
+
+
 def test_a_damaged_file_is_read_or_refused_and_nothing_else() -> None:
     text, source, refusals = genotype().to_json(), random.Random(3), 0
     for _ in range(500):

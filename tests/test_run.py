@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers import readme_example
+from PIL import Image
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +91,18 @@ def test_ray_gives_the_bits_of_inline_whatever_the_number_of_workers(
     assert_same_result(inline, tmp_path / "out")
 
 
+def test_a_run_leaves_no_temporary_file(
+    environment: dict[str, str], tmp_path: Path, temporary: Path
+) -> None:
+    arguments = ["run", "digits", *TINY.split(), "--engine", "inline", "--out", "out"]
+    elsewhere = {**environment, "TMPDIR": str(temporary)}
+
+    done = fedmetanas(*arguments, environment=elsewhere, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert list(temporary.iterdir()) == []
+
+
 def test_evaluate_finds_the_accuracy_of_the_run(
     inline: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -98,6 +111,33 @@ def test_evaluate_finds_the_accuracy_of_the_run(
     expected = json.loads((inline / "summary.json").read_text())["test_accuracy"]
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"test accuracy {expected:.6f} ")
+
+
+@pytest.mark.parametrize(("mode", "channels", "classes"), [("RGB", 3, 10), ("L", 1, 11)])
+def test_evaluate_refuses_data_that_do_not_fit_the_network(
+    mode: str,
+    channels: int,
+    classes: int,
+    inline: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    for part, count in (("train", 8), ("test", 1)):
+        for name in range(classes):
+            folder = tmp_path / "images" / part / f"{name:02}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new(mode, (8, 8)).save(folder / f"{number}.png")
+    path = shutil.copytree(inline, tmp_path / "run") / "settings.yaml"
+    text = path.read_text().replace("dataset: digits", "dataset: imagefolder")
+    path.write_text(text.replace("root: data", f"root: {tmp_path}/images"))
+
+    done = fedmetanas("evaluate", "run", environment=environment, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"imagefolder has {channels} channels and {classes} classes" in done.stderr
+    assert "the network in genotype.json 1 and 10;" in done.stderr
 
 
 def test_a_run_of_the_settings_it_left_is_the_same_run(
@@ -207,6 +247,22 @@ def temporary() -> Iterator[Path]:
     """A short path for temporary files: Ray's sockets lie in it, and theirs have 107 letters."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
+
+
+def test_a_temporary_folder_too_deep_for_the_sockets_of_ray_is_named(
+    environment: dict[str, str], tmp_path: Path, temporary: Path
+) -> None:
+    deep = temporary / ("deep" * 20)
+    deep.mkdir()
+    elsewhere = {**environment, "TMPDIR": str(deep)}
+
+    done = fedmetanas("run", "digits", *TINY.split(), environment=elsewhere, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "TMPDIR" in done.stderr
+    assert f"found {deep} with {len(str(deep))}" in done.stderr
+    assert list(deep.iterdir()) == []
 
 
 @pytest.mark.parametrize("engine", ["inline", "ray"])
