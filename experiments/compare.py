@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import results
+from .__main__ import STOPPED, say, start
 from .plots import draw_curves
 from .report import Row, write_tables
 from .run import USER_ERRORS, check, run
-from .settings import Settings, SettingsError, from_yaml
+from .settings import Settings, SettingsError, from_yaml, one_line
 from .variant import Variant
 
 LAST_WORDS = 30  # seconds in which a run that was stopped ends its own processes
@@ -98,14 +99,14 @@ def compare(
         for number, planned in enumerate(runs, start=1):
             name = f"{planned.variant.name}, seed {planned.settings.seed} ({number} of {len(runs)})"
             if planned.finished:
-                print(f"{name}: finished before", flush=True)
+                say(f"{name}: finished before")
                 continue
-            print(f"{name}:", flush=True)
+            say(f"{name}:")
             if not _completes(planned, engine):
                 print(f"fedmetanas: {name} failed", file=sys.stderr, flush=True)
             table = _write(runs, reference, out)
-        print(table)
-    print(f"comparison: {out.absolute()}")
+        say(table)
+    say(f"comparison: {out.absolute()}")
     return 0 if all(planned.finished for planned in runs) else 1
 
 
@@ -143,30 +144,34 @@ def _make_folder(out: Path) -> None:
 
 def _completes(planned: Run, engine: str) -> bool:
     """Run in a process of its own, so that none can harm another; return whether it completed."""
-    arguments = (planned.settings.to_yaml(), engine, str(planned.folder))
-    process = multiprocessing.get_context("spawn").Process(target=_run_alone, args=arguments)
+    words = ("experiments.compare", "run_alone", planned.settings.to_yaml(), engine)
+    process = multiprocessing.get_context("spawn").Process(
+        target=start, args=(*words, str(planned.folder))
+    )
     process.start()
     try:
         process.join()
     except KeyboardInterrupt:
-        process.join(LAST_WORDS)  # the terminal has told it, too
+        process.join(LAST_WORDS)  # the terminal, or what has ended this one, has told it, too
         raise
     finally:
-        process.terminate()
+        process.kill()
     return process.exitcode == 0 and planned.finished
 
 
-def _run_alone(settings: str, engine: str, out: str) -> None:
-    """Be the process of a run, and end with that of the comparison."""
+def run_alone(settings: str, engine: str, out: str) -> int:
+    """Be the process of a run, and end with that of the comparison; return its exit code."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     begun = (Path(out) / results.SETTINGS).exists()
     try:
-        sys.exit(run(from_yaml(settings), engine, out, resume=begun))
+        return run(from_yaml(settings), engine, out, resume=begun)
     except USER_ERRORS as error:
-        print(f"fedmetanas: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"fedmetanas: {one_line(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        sys.exit(130)
+        return STOPPED
+    finally:
+        say()
 
 
 def _end_with_parent() -> None:

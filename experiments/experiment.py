@@ -30,7 +30,7 @@ from .settings import Settings, SettingsError, from_run_config
 
 SIMULATED = "simulated"  # a key of the inline engine's node config
 MOST_WEIGHTS = 100_000_000  # of a supernet; one of DARTS' size has 2 million
-MOST_VALUES = 100_000_000_000  # of its operations in a step; one of DARTS' size has 2 billion
+MOST_VALUES = 5_000_000_000  # at 10 bytes each; a step at DARTS' size, 64 images, has 0.8 billion
 
 
 @dataclass(frozen=True)
@@ -183,20 +183,27 @@ def open_experiment(settings: Settings) -> Experiment:
 
 
 def _refuse_enormous(supernet: Network, settings: Settings, images: np.ndarray[Any, Any]) -> None:
-    """Raise if the weights of the supernet, or a step of training it, would fill any memory."""
+    """Raise if the supernet, or a step of training or of evaluating it, would fill any memory."""
     weights = sum(parameter.numel() for parameter in supernet.parameters())
     if weights > MOST_WEIGHTS:
         raise SettingsError(
             f"search.channels: the supernet would have {weights:,} weights; expected at most "
             f"{MOST_WEIGHTS:,}"
         )
-    values = images[0, ..., 0].size * settings.client.batch_size * settings.search.channels
-    values *= settings.search.candidates
-    if values > MOST_VALUES:
-        raise SettingsError(
-            f"client.batch_size: a step of the supernet would keep some {values:,} numbers; "
-            f"expected at most {MOST_VALUES:,}"
-        )
+    client, search = settings.client, settings.search
+    an_image = images[0, ..., 0].size * search.channels * search.candidates
+    # Gradients of gradients: all steps are kept, each twice as large.
+    through = client.second_order and client.inner_steps > 0
+    steps = 2 * (client.inner_steps + 1) if through else 1
+    lower = "client.batch_size, client.inner_steps" if through else "client.batch_size"
+    trained = steps * (client.batch_size * an_image + weights)
+    evaluated = settings.evaluation.batch_size * an_image // search.layers  # no cell is kept
+    for keys, values in ((lower, trained), ("evaluation.batch_size", evaluated)):
+        if values > MOST_VALUES:
+            raise SettingsError(
+                f"{keys}: a step of the supernet would keep some {values:,} numbers; expected at "
+                f"most {MOST_VALUES:,}; lower {keys}, the sizes in search or that of the images"
+            )
 
 
 def experiment_of(

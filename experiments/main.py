@@ -9,12 +9,13 @@ from typing import Any
 from search_space.prediction import evaluate
 
 from . import results
+from .__main__ import STOPPED, say
 from .compare import compare
 from .drawing import draw_cells
 from .engines import ENGINES
 from .experiment import open_experiment
 from .run import USER_ERRORS, run
-from .settings import SettingsError, experiments, from_yaml, load
+from .settings import SettingsError, experiments, from_yaml, load, one_line
 from .variant import choose, read_variants
 
 BENCH_CASES = ("step", "episode", "round", "memory")
@@ -22,15 +23,17 @@ BENCH_CASES = ("step", "episode", "round", "memory")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return 0 if all was done, 1 if it failed, 2 for bad input."""
-    options = _parse(arguments)
     try:
+        options = _parse(arguments)
         return int(options.command(options))
     except USER_ERRORS as error:
-        print(f"fedmetanas: {error}", file=sys.stderr)
+        print(f"fedmetanas: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nfedmetanas: stopped", file=sys.stderr)
-        return 130
+        return STOPPED
+    finally:
+        say()  # what was printed is written, or nobody is told that it cannot be
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -186,7 +189,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
     found.network.to(experiment.device)
     loss, accuracy = evaluate(found.network, experiment.batches(experiment.dataset.test))
-    print(f"test accuracy {accuracy:.6f}  loss {loss:.6f}")
+    say(f"test accuracy {accuracy:.6f}  loss {loss:.6f}")
     return 0
 
 
@@ -198,7 +201,7 @@ def _draw(options: argparse.Namespace) -> int:
         draw_cells(genotype, path)
     except OSError as error:
         raise SettingsError(f"cannot write {path}: {error.strerror}") from None
-    print(path)
+    say(str(path))
     return 0
 
 

@@ -7,7 +7,7 @@ is allowed and, for a misspelt key, the nearest right one.
 
 import dataclasses
 import difflib
-import math
+import os
 import shlex
 import types
 import typing
@@ -29,6 +29,7 @@ MAX_YAML_BYTES = 1_000_000
 
 # A client takes settings from a server: no one of them may make it allocate without bound.
 LARGEST_BATCH = 10_000
+LARGEST_NUMBER = 3.4e38  # that float32 holds, in which all is computed
 MOST_OPERATIONS = 20_000  # in all cells of a supernet; 2,240 in one of DARTS' size
 
 
@@ -121,8 +122,9 @@ class SearchSettings:
                 bool(names)
                 and all(name in OPERATIONS for name in names)
                 and len(set(names)) == len(names)
+                and names != ("none",)
             ),
-            "a list of different names out of " + ", ".join(OPERATIONS),
+            "a list of different names, not none alone, out of " + ", ".join(OPERATIONS),
         ),
     )
     norm: str = setting("group", one_of(("batch", "group")))
@@ -269,14 +271,26 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Settings:
                 + nearest(experiment, experiments())
             )
         path = FOLDER / f"{experiment}.yaml"
+    return from_yaml(read_text(path), overrides, name=path.stem, source=str(path))
+
+
+def read_text(path: Path, most: int = MAX_YAML_BYTES) -> str:
+    """Read a file of at most so many bytes; no more is read of a larger or an endless one.
+
+    Raises
+    ------
+    SettingsError
+        If it is missing, larger, or not UTF-8.
+    """
     try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise _enormous(str(path))
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise _enormous(str(path), most)
+        return content.decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a UTF-8 text"
-        raise SettingsError(f"cannot read the experiment {str(path)!r}: {reason}") from None
-    return from_yaml(text, overrides, name=path.stem, source=str(path))
+        raise SettingsError(f"cannot read {str(path)!r}: {reason}") from None
 
 
 def from_yaml(
@@ -330,25 +344,27 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Construct a mapping, refusing a key that stands twice."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} stands twice")
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.YAMLError(f"the key {key.value!r} stands twice")
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(text: str, source: str) -> Any:
     """Read YAML text, or raise with the source's name."""
     if len(text) > MAX_YAML_BYTES:
-        raise _enormous(source)
+        raise _enormous(source, MAX_YAML_BYTES)
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{source} is not valid YAML: {_one_line(error)}") from None
+        raise SettingsError(f"{source} is not valid YAML: {one_line(error)[:300]}") from None
 
 
-def _enormous(source: str) -> SettingsError:
-    return SettingsError(f"{source}: an experiment has at most {MAX_YAML_BYTES} bytes")
+def _enormous(source: str, most: int) -> SettingsError:
+    return SettingsError(f"{source}: expected at most {most} bytes")
 
 
 def _apply(tree: dict[Any, Any], override: str) -> None:
@@ -432,9 +448,9 @@ def _checked(value: Any, hint: Any, declared: dataclasses.Field[Any], key: str) 
 
 _TYPE_WORDS: dict[Any, str] = {
     int: "a whole number",
-    float: "a number",
+    float: "a number up to 3.4e38",
     bool: "true or false",
-    str: "a text",
+    str: "a text of whole characters, without NUL",
     tuple: "a list of texts",
     Mapping: "a section of options",
 }
@@ -450,19 +466,35 @@ def _converted(value: Any, wanted: Any) -> Any:
                 value, number = float(value), True
             except ValueError:
                 return None
-        try:
-            return float(value) if number and math.isfinite(value) else None
-        except OverflowError:
-            return None
+        return float(value) if number and abs(value) <= LARGEST_NUMBER else None
     if wanted is int:
         return value if isinstance(value, int) and number and abs(value) < 2**53 else None
-    if wanted in (bool, str):
-        return value if isinstance(value, wanted) else None
+    if wanted is bool:
+        return value if isinstance(value, bool) else None
+    if wanted is str:
+        return value if isinstance(value, str) and _fits_a_path(value) else None
     if origin is tuple:
         texts = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
         return tuple(value) if texts else None
     named = isinstance(value, dict) and all(isinstance(k, str) for k in value)
-    return dict(value) if named else None
+    return dict(value) if named and _can_be_written(value) else None
+
+
+def _can_be_written(value: Any) -> bool:
+    """Return whether YAML of a value can be written: Python does not write thousands of digits."""
+    try:
+        yaml.safe_dump(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _fits_a_path(text: str) -> bool:
+    """Return whether a text can name a file: no NUL, no half of a character."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _check_together(s: Settings) -> None:
@@ -521,8 +553,10 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def one_line(error: Exception) -> str:
+    """Return what an error says as one line of characters that can be shown."""
+    words = " ".join(str(error).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
 def _plain(value: Any) -> Any:

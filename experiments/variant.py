@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .settings import NAME, Settings, SettingsError, load, nearest, read_yaml
+from .settings import NAME, Settings, SettingsError, load, nearest, read_text, read_yaml
 
 FOLDER = Path(__file__).parent / "variants"
 KEYS = ("about", "settings", "times_rounds")
@@ -58,11 +58,7 @@ def read_variants(file: Path | None = None) -> dict[str, Variant]:
     """
     variants: dict[str, Variant] = {}
     for path in [*sorted(FOLDER.glob("*.yaml")), *([file] if file else [])]:
-        try:
-            tree = read_yaml(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a UTF-8 text"
-            raise SettingsError(f"cannot read the variants {str(path)!r}: {reason}") from None
+        tree = read_yaml(read_text(path), str(path))
         if not isinstance(tree, dict):
             raise SettingsError(f"{path}: expected names of variants")
         for name, declared in tree.items():

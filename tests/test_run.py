@@ -175,7 +175,7 @@ def test_draw_makes_a_picture(inline: Path, environment: dict[str, str], tmp_pat
         (["run", "--resume", "~no-such-person/x"], ["~no-such-person"]),
         (
             ["run", "digits", "client.batch_size=10000", "search.nodes=20", "search.channels=48"],
-            ["client.batch_size", "100,000,000,000"],
+            ["client.batch_size", "5,000,000,000"],
         ),
         (["run", "digits", "search.channels=1024"], ["search.channels", "100,000,000"]),
         (["run", "digits", "--engine", "inline", "engine.min_nodes=2"], ["engine.min_nodes"]),

@@ -8,8 +8,8 @@ import pytest
 import tiny
 from PIL import Image
 
-from experiments.experiment import experiment_of
-from experiments.settings import SettingsError
+from experiments.experiment import Experiment, experiment_of, open_experiment
+from experiments.settings import SettingsError, load
 
 ROOT = Path(__file__).parents[1]
 HOUSE = ("search_space", "strategies", "experiments", "client", "server", "benchmarks")
@@ -54,6 +54,28 @@ def test_a_client_reads_its_own_data_and_no_path_that_was_sent(
     assert set(np.unique(simulated.dataset.train.images)) == {200}
     both = experiment_of(sent, {"simulated": True, "data-dir": own})
     assert set(np.unique(both.dataset.train.images)) == {50}
+
+
+def of_dartss_size(root: str, cache: Path, *overrides: str) -> Experiment:
+    """Open the largest experiment that is shipped, on images of one's own."""
+    own = ("data.dataset=imagefolder", f"data.root={root}", "data.image_size=32")
+    few = (f"data.cache={cache}", "clients=2", "data.min_client_size=3", "data.partition=iid")
+    return open_experiment(load("cifar10", [*own, *few, *overrides]))
+
+
+def test_a_server_cannot_ask_for_more_memory_than_there_is(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", 50)
+
+    for allowed in ([], ["client.second_order=true"], ["evaluation.batch_size=2048"]):
+        of_dartss_size(root, tmp_path / "cache", *allowed)
+    for keys, refused in (
+        ("client.batch_size", ["client.batch_size=1024"]),
+        ("client.inner_steps", ["client.second_order=true", "client.inner_steps=4"]),
+        ("client.batch_size", ["client.second_order=true", "client.batch_size=128"]),
+        ("evaluation.batch_size", ["evaluation.batch_size=10000"]),
+    ):
+        with pytest.raises(SettingsError, match=f"{keys}.*: .* at most 5,000,000,000; lower"):
+            of_dartss_size(root, tmp_path / "cache", *refused)
 
 
 FORBIDDEN = {"eval", "exec", "compile", "pickle", "marshal", "shelve", "dill", "unsafe_load"}
