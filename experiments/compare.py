@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import results
-from .__main__ import STOPPED, say, start
+from .console import say
+from .entry import STOPPED, start
 from .plots import draw_curves
 from .report import Row, write_tables
 from .run import USER_ERRORS, check, run
@@ -103,7 +104,7 @@ def compare(
                 continue
             say(f"{name}:")
             if not _completes(planned, engine):
-                print(f"fedmetanas: {name} failed", file=sys.stderr, flush=True)
+                say(f"fedmetanas: {name} failed", stream=sys.stderr)
             table = _write(runs, reference, out)
         say(table)
     say(f"comparison: {out.absolute()}")

@@ -8,7 +8,6 @@ from search_space.alphas import CELL_TYPES
 from search_space.genotype import Genotype
 
 from . import results
-from .settings import SettingsError
 
 
 def draw_cells(genotype: Genotype, path: Path) -> None:
@@ -23,7 +22,7 @@ def draw_cells(genotype: Genotype, path: Path) -> None:
 
     Raises
     ------
-    SettingsError
+    UnwritableError
         If it cannot be written.
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here
@@ -51,15 +50,12 @@ def write_picture(figure: Any, path: Path) -> None:
 
     Raises
     ------
-    SettingsError
+    UnwritableError
         If it cannot be written; what was there before is still there.
     """
     picture = io.BytesIO()
     figure.savefig(picture, dpi=100, format="png")
-    try:
-        results.write_file(path, picture.getvalue())
-    except results.UnwritableError as error:
-        raise SettingsError(str(error)) from None
+    results.write_file(path, picture.getvalue())
 
 
 def _arrow(axes, start: tuple[float, float], end: tuple[float, float], name: str) -> None:  # type: ignore[no-untyped-def]

@@ -156,14 +156,11 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
 
     Raises
     ------
-    SettingsError
-        If the folder for temporary files has too long a name for Ray's sockets.
     Exception
         Whatever the ServerApp raises.
     KeyboardInterrupt
         If the person stops it; the server and Ray's workers have ended by then.
     """
-    _check_temporary_folder()
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from flwr.simulation import run_simulation  # Ray is slow to import: only where it is used
@@ -203,8 +200,14 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
             )
 
 
-def _check_temporary_folder() -> None:
-    """Raise if the longest path that Ray makes up for a socket would be too long."""
+def check_temporary_folder() -> None:
+    """Check that Ray can open its sockets in the folder for temporary files.
+
+    Raises
+    ------
+    SettingsError
+        If the longest path that Ray makes up there would be too long.
+    """
     folder = tempfile.gettempdir()
     own = f"/ray-12345678/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
     found, most = len(os.fsencode(folder)), LONGEST_SOCKET - len(own)

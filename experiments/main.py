@@ -9,10 +9,11 @@ from typing import Any
 from search_space.prediction import evaluate
 
 from . import results
-from .__main__ import STOPPED, say
 from .compare import compare
+from .console import say
 from .drawing import draw_cells
 from .engines import ENGINES
+from .entry import STOPPED
 from .experiment import open_experiment
 from .run import USER_ERRORS, run
 from .settings import SettingsError, experiments, from_yaml, load, one_line
@@ -160,7 +161,7 @@ def _compare(options: argparse.Namespace) -> int:
             options.engine,
             out,
         )
-    except OSError as error:  # of its tables and plots; the runs are processes of their own
+    except OSError as error:  # of its folder
         raise SettingsError(f"--out: cannot write to {out}: {error.strerror}") from None
 
 
@@ -196,11 +197,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _draw(options: argparse.Namespace) -> int:
     """Draw the cells into the results folder."""
     path = options.folder / "cells.png"
-    genotype = results.read(options.folder).genotype
-    try:
-        draw_cells(genotype, path)
-    except OSError as error:
-        raise SettingsError(f"cannot write {path}: {error.strerror}") from None
+    draw_cells(results.read(options.folder).genotype, path)
     say(str(path))
     return 0
 

@@ -23,7 +23,7 @@ def draw_curves(rows: Sequence[Row], folder: Path) -> None:
 
     Raises
     ------
-    SettingsError
+    UnwritableError
         If a plot cannot be written.
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here

@@ -21,7 +21,6 @@ from typing import Any
 
 from . import results
 from .curves import accuracy_at, read_curve, seconds_to
-from .settings import SettingsError
 
 TABLE = "table"  # and .csv, .json, .md
 
@@ -155,15 +154,12 @@ def write_tables(rows: Sequence[Row], folder: Path) -> str:
 
     Raises
     ------
-    SettingsError
+    UnwritableError
         If one cannot be written; what was there before is still there.
     """
     texts = {"csv": to_csv(rows), "json": to_json(rows), "md": to_markdown(rows)}
     for ending, text in texts.items():
-        try:
-            results.write_file(folder / f"{TABLE}.{ending}", text.encode())
-        except results.UnwritableError as error:
-            raise SettingsError(str(error)) from None
+        results.write_file(folder / f"{TABLE}.{ending}", text.encode())
     return texts["md"]
 
 

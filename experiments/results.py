@@ -20,7 +20,7 @@ from search_space.genotype import Genotype, GenotypeError, load_weights
 from search_space.supernet import Network, Weights
 from strategies.aggregation import AnyArray
 
-from .settings import Settings, SettingsError, from_yaml
+from .settings import Settings, SettingsError, from_yaml, read_text
 
 SETTINGS = "settings.yaml"
 METRICS = "metrics.jsonl"
@@ -199,12 +199,7 @@ def read_settings(folder: Path) -> Settings:
         If they are missing or damaged.
     """
     path = folder / SETTINGS
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a UTF-8 text"
-        raise SettingsError(f"cannot read {path}: {reason}") from None
-    return from_yaml(text, source=str(path))
+    return from_yaml(read_text(path), source=str(path))
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -9,12 +9,15 @@ from strategies.state import StateError, state_of
 from . import results
 from .checkpoint import CheckpointError, resumable
 from .datasets import DataError
-from .engines import ENGINES
+from .engines import ENGINES, check_temporary_folder
 from .experiment import open_experiment
 from .settings import Settings, SettingsError
 
 #: What a person can set right; the message is the one line to show.
-USER_ERRORS = (SettingsError, DataError, StrategyError, GenotypeError, CheckpointError)
+USER_ERRORS = (
+    *(SettingsError, DataError, StrategyError, GenotypeError, CheckpointError),
+    results.UnwritableError,
+)
 
 
 def check(settings: Settings, engine: str) -> None:
@@ -29,6 +32,8 @@ def check(settings: Settings, engine: str) -> None:
         raise SettingsError(
             f"engine.min_nodes: the inline engine is one node; found {settings.engine.min_nodes}"
         )
+    if engine == "ray":
+        check_temporary_folder()
     experiment = open_experiment(settings)
     name = settings.strategy.name
     strategy = make_strategy(name, settings.strategy.options, experiment.plan)

@@ -7,6 +7,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from experiments import checkpoint
+from experiments.console import say
 from experiments.experiment import experiment_of
 from experiments.results import alone_in, expanded, make_folder
 from experiments.settings import Settings
@@ -14,7 +15,6 @@ from strategies import wire
 from strategies.registry import make_strategy
 from strategies.state import restore
 
-from .console import say
 from .loop import SearchState, search
 from .progress import Progress
 from .record import Record
@@ -42,8 +42,7 @@ def main(grid: Grid, context: Context) -> None:
 def _earlier(folder: Path, settings: Settings, strategy: Strategy) -> SearchState | None:
     """Return what a run goes on from, after giving the strategy back what it remembered."""
     saved, notes = checkpoint.resumable(folder, settings)
-    for note in notes:
-        say(note)
+    say(*notes)
     if saved is None:
         return None
     restore(strategy, saved.strategy)

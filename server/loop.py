@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from experiments.console import say
 from experiments.experiment import Experiment
 from experiments.randomness import seeded_random
 from experiments.results import RunError
@@ -25,7 +26,6 @@ from search_space.supernet import Weights
 from strategies import wire
 from strategies.fedmetanas import FedMetaNAS
 
-from .console import say
 from .evaluation import (
     ClientAccuracy,
     evaluate_clients,
@@ -179,7 +179,7 @@ class Clients:
         if trace and is_new:
             self.tracebacks.add(same)
         shown = trace if trace and is_new else left.reason
-        say(words + shown.strip(), sys.stderr)
+        say(words + shown.strip(), stream=sys.stderr)
 
 
 def search(

@@ -16,11 +16,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from google.protobuf.message import DecodeError
 
+from experiments.console import say
 from experiments.randomness import rng
 from experiments.results import RunError
 from strategies import wire
 
-from .console import say
 from .replies import BadReplyError, LeftOut, checked, one_line
 
 PULL_INTERVAL = (0.02, 1.0)  # seconds, the shortest and the longest
@@ -222,7 +222,7 @@ class PartitionGrid(Grid):
             if time.monotonic() > started + self.timeout:
                 raise ClientError(f"{found} within {self.timeout:g} s (engine.timeout)")
             if found != said:
-                say(f"waiting: {found}", sys.stderr)
+                say(f"waiting: {found}", stream=sys.stderr)
                 said = found
             _pause(started)
         return nodes

@@ -7,10 +7,10 @@ from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 
+from experiments.console import say
 from experiments.settings import Settings
 from search_space.alphas import Mask, Topology
 
-from .console import say
 from .loop import RoundResult, SearchResult, SearchState
 
 

@@ -34,8 +34,8 @@ def attribute(reference: str) -> Any:
 
 
 def test_the_command_is_there() -> None:
-    assert PROJECT["project"]["scripts"] == {"fedmetanas": "experiments.__main__:main"}
-    assert callable(attribute("experiments.__main__:main"))
+    assert PROJECT["project"]["scripts"] == {"fedmetanas": "experiments.entry:main"}
+    assert callable(attribute("experiments.entry:main"))
 
 
 def test_the_apps_are_where_flower_and_the_engines_look_for_them() -> None:

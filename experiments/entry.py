@@ -1,0 +1,65 @@
+"""Where a process starts, be it the command line's or that of a run of a comparison.
+
+All else takes seconds to import: what signals do in this time is decided here, before.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from functools import partial
+from typing import Any, NoReturn
+
+STOPPED = 128 + signal.SIGINT  # the exit code after Ctrl-C
+
+
+def main() -> NoReturn:
+    """Be the command line."""
+    start("experiments.main", "main")
+
+
+def start(module: str, function: str, *arguments: Any) -> NoReturn:
+    """Import a function and call it; end this process with the exit code that it returns.
+
+    Ctrl-C ends the process at once until all is imported, and SIGTERM and SIGHUP wait for it. Then
+    these two do what Ctrl-C does, also to the processes that were started here, and the exit code
+    is 128 + signal. A thread takes them: Ray would put handlers of its own in the place of ours.
+    """
+    ignored = [n for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_IGN]
+    ending = {signal.SIGTERM, signal.SIGHUP}.difference(ignored)  # nohup's is none
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)  # in all threads that are still to come
+    os.register_at_fork(after_in_child=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, ending))
+    if signal.SIGINT not in ignored:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    called = getattr(importlib.import_module(module), function)
+    if signal.SIGINT not in ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    received: list[int] = []
+    for number in ending:
+        signal.signal(number, _leave_to_the_thread)
+    signal.signal(signal.SIGUSR1, _do_what_ctrl_c_does)
+    threading.Thread(target=_wait, args=(ending, received), daemon=True).start()
+    code = called(*arguments)
+    sys.exit(128 + received[0] if received and code == STOPPED else code)
+
+
+def _wait(ending: set[signal.Signals], received: list[int]) -> None:
+    """Wait for a signal, once: a second one must not hasten the end in good order."""
+    received.append(signal.sigwait(ending))
+    for child in multiprocessing.active_children():
+        child.terminate()
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+
+def _leave_to_the_thread(number: int, frame: Any) -> None:
+    """Block a signal once more: multiprocessing unblocks SIGTERM when it starts a process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    os.kill(os.getpid(), number)
+
+
+def _do_what_ctrl_c_does(number: int, frame: Any) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    # In the background of a script Ctrl-C is ignored.
+    (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
