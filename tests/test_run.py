@@ -263,6 +263,7 @@ def test_a_temporary_folder_too_deep_for_the_sockets_of_ray_is_named(
     assert "TMPDIR" in done.stderr
     assert f"found {deep} with {len(str(deep))}" in done.stderr
     assert list(deep.iterdir()) == []
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("engine", ["inline", "ray"])
