@@ -126,7 +126,8 @@ def _open_folder(folder: Path) -> Dataset | None:
         arrays = [
             np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS
         ]
-        dataset = Dataset(Images(*arrays[:2]), Images(*arrays[2:]), tuple(meta["classes"]))
+        parts = Images(*arrays[:2]), Images(*arrays[2:])
+        dataset = Dataset(*parts, tuple(meta["classes"]), meta["digest"])
         check(dataset, folder.name)
     except Exception:  # whatever is wrong with the files, the remedy is to build them again
         return None

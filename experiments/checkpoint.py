@@ -21,9 +21,10 @@ from strategies.aggregation import AnyArray
 from strategies.state import pack, unpack
 
 from . import results
+from .experiment import Experiment
 from .settings import Settings, SettingsError, from_yaml
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 NAME = re.compile(r"round-([0-9]{5,9})\.safetensors")
 MAY_CHANGE = ("rounds", "min_replies", "engine", "checkpoint")
 
@@ -50,6 +51,8 @@ class Checkpoint:
         Bytes and seconds so far.
     settings : str
         YAML.
+    data : str
+        The digest of the dataset.
     versions : dict of str to str
         Of Python and of the packages that compute.
     """
@@ -59,6 +62,7 @@ class Checkpoint:
     strategy: Mapping[str, Any]
     totals: Mapping[str, float]
     settings: str
+    data: str
     versions: Mapping[str, str]
 
 
@@ -111,15 +115,15 @@ def read(path: Path) -> Checkpoint:
     return found
 
 
-def resumable(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list[str]]:
+def resumable(folder: Path, experiment: Experiment) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest sound checkpoint of a run, and what a person should know of it.
 
     Parameters
     ----------
     folder : Path
         The results folder.
-    settings : Settings
-        Those with which the run is to go on.
+    experiment : Experiment
+        That with which the run is to go on.
 
     Returns
     -------
@@ -132,8 +136,9 @@ def resumable(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list
     CheckpointError
         If there are checkpoints and none is sound, or the metrics up to there are not.
     SettingsError
-        If there is no run in the folder, or it is of other settings or has completed.
+        If there is no run in the folder, it is of other settings or data, or has completed.
     """
+    settings = experiment.settings
     path = folder / results.SETTINGS
     refuse_other_settings(results.read_settings(folder), settings, path)
     if results.read_summary(folder) is not None:
@@ -151,6 +156,8 @@ def resumable(folder: Path, settings: Settings) -> tuple[Checkpoint | None, list
             raise SettingsError(
                 f"rounds: {path} is of round {checkpoint.round}; found {settings.rounds}"
             )
+        if checkpoint.data != experiment.dataset.digest:
+            raise SettingsError(f"data: {path} was written with other images, labels or classes")
         _check_metrics(folder, checkpoint.round)
         now = versions()
         other = [

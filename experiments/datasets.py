@@ -57,11 +57,15 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The images to search and train on, those to test on, and the names of the classes."""
+    """The images to search and train on, those to test on, and the names of the classes.
+
+    One that was opened from the cache has a digest of all this.
+    """
 
     train: Images
     test: Images
     classes: tuple[str, ...]
+    digest: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from . import results
 from .checkpoint import CheckpointError, resumable
 from .datasets import DataError
 from .engines import ENGINES, check_temporary_folder
-from .experiment import open_experiment
+from .experiment import Experiment, open_experiment
 from .settings import Settings, SettingsError
 
 #: What a person can set right; the message is the one line to show.
@@ -20,8 +20,8 @@ USER_ERRORS = (
 )
 
 
-def check(settings: Settings, engine: str) -> None:
-    """Check everything a person can get wrong, before anything starts.
+def check(settings: Settings, engine: str) -> Experiment:
+    """Check everything a person can get wrong, before anything starts; return the experiment.
 
     Raises
     ------
@@ -44,6 +44,7 @@ def check(settings: Settings, engine: str) -> None:
             raise StrategyError(
                 f"strategy.name: {name}: {error}; checkpoint.every=0 runs without any"
             ) from None
+    return experiment
 
 
 def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
@@ -69,10 +70,10 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     CheckpointError
         If no checkpoint of the run is sound.
     """
-    check(settings, engine)
+    experiment = check(settings, engine)
     if resume:
         folder = results.expanded(out).absolute()
-        resumable(folder, settings)
+        resumable(folder, experiment)
     else:
         folder = results.make_folder(out, settings)
     run_config = {"settings": settings.to_yaml(), "out": str(folder), "resume": resume}

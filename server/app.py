@@ -8,9 +8,8 @@ from flwr.serverapp.strategy import Strategy
 
 from experiments import checkpoint
 from experiments.console import say
-from experiments.experiment import experiment_of
+from experiments.experiment import Experiment, experiment_of
 from experiments.results import alone_in, expanded, make_folder
-from experiments.settings import Settings
 from strategies import wire
 from strategies.registry import make_strategy
 from strategies.state import restore
@@ -33,15 +32,15 @@ def main(grid: Grid, context: Context) -> None:
     goes_on = bool(context.run_config.get("resume", False))
     folder = expanded(out).absolute() if goes_on else make_folder(out, settings)
     with alone_in(folder, "out"):
-        earlier = _earlier(folder, settings, strategy) if goes_on else None
-        record = Record(folder, settings, strategy, earlier.round if earlier else 0)
+        earlier = _earlier(folder, experiment, strategy) if goes_on else None
+        record = Record(folder, experiment, strategy, earlier.round if earlier else 0)
         with Progress(folder, settings, experiment.topology) as progress:
             search(grid, strategy, experiment, [record, progress], earlier)
 
 
-def _earlier(folder: Path, settings: Settings, strategy: Strategy) -> SearchState | None:
+def _earlier(folder: Path, experiment: Experiment, strategy: Strategy) -> SearchState | None:
     """Return what a run goes on from, after giving the strategy back what it remembered."""
-    saved, notes = checkpoint.resumable(folder, settings)
+    saved, notes = checkpoint.resumable(folder, experiment)
     say(*notes)
     if saved is None:
         return None

@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import Strategy
 
 from experiments import checkpoint
 from experiments.checkpoint import Checkpoint
+from experiments.experiment import Experiment
 from experiments.results import (
     CHECKPOINTS,
     METRICS,
@@ -20,7 +21,6 @@ from experiments.results import (
     write_file,
     write_network,
 )
-from experiments.settings import Settings
 from strategies import wire
 from strategies.state import StateError, state_of
 
@@ -34,19 +34,22 @@ class Record:
     ----------
     folder : Path
         The results folder; empty, or that of the run that goes on.
-    settings : Settings
-        Written to ``settings.yaml``, resolved.
+    experiment : Experiment
+        Its settings are written to ``settings.yaml``, resolved.
     strategy : Strategy
         What it remembers is in the checkpoints.
     done : int
         The rounds that the run has behind it; metrics of later ones are cut off.
     """
 
-    def __init__(self, folder: Path, settings: Settings, strategy: Strategy, done: int = 0) -> None:
+    def __init__(
+        self, folder: Path, experiment: Experiment, strategy: Strategy, done: int = 0
+    ) -> None:
         self.folder = folder
-        self.settings = settings
+        self.settings = experiment.settings
+        self.data = experiment.dataset.digest
         self.strategy = strategy
-        write_file(folder / SETTINGS, settings.to_yaml().encode())
+        write_file(folder / SETTINGS, self.settings.to_yaml().encode())
         metrics = folder / METRICS
         if metrics.exists():
             lines = metrics.read_bytes().splitlines(keepends=True)
@@ -76,6 +79,7 @@ class Record:
                 remembered,
                 state.totals,
                 self.settings.to_yaml(),
+                self.data,
                 checkpoint.versions(),
             )
             checkpoint.write(self.folder, saved, due.keep)

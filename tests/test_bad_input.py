@@ -282,7 +282,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results folder of a run."""
     folder = tmp_path_factory.mktemp("whole")
     strategy = tiny.strategy_of("rounds=2")
-    record = Record(folder, tiny.settings_of("rounds=2"), strategy)
+    record = Record(folder, tiny.experiment_of("rounds=2"), strategy)
     tiny.run_search("rounds=2", strategy=strategy, hooks=[record])
     return folder
 
@@ -441,7 +441,7 @@ def test_metrics_on_a_full_disk_end_the_run_in_a_line(
     folder = tmp_path / "run"
     strategy = tiny.strategy_of()
     folder.mkdir()
-    record = Record(folder, tiny.settings_of(), strategy)
+    record = Record(folder, tiny.experiment_of(), strategy)
     (folder / "metrics.jsonl").symlink_to("/dev/full")
 
     with pytest.raises(results.UnwritableError, match=r"metrics\.jsonl: No space left on device$"):

@@ -24,6 +24,7 @@ from flwr.serverapp.strategy import FedAvg
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as any_array
+from PIL import Image
 from safetensors.torch import load_file
 
 from experiments import checkpoint, results
@@ -69,7 +70,7 @@ def experiment_file(folder: Path, *overrides: str) -> str:
 def run_to_the_end(folder: Path, *overrides: str) -> None:
     folder.mkdir()
     strategy = tiny.strategy_of(*overrides)
-    record = Record(folder, tiny.settings_of(*overrides), strategy)
+    record = Record(folder, tiny.experiment_of(*overrides), strategy)
     tiny.run_search(*overrides, strategy=strategy, hooks=[record])
 
 
@@ -77,7 +78,7 @@ def run_until(last: int, folder: Path, *overrides: str) -> None:
     """Leave what a run leaves that is interrupted after a round."""
     folder.mkdir()
     strategy = tiny.strategy_of(*overrides)
-    record = Record(folder, tiny.settings_of(*overrides), strategy)
+    record = Record(folder, tiny.experiment_of(*overrides), strategy)
     with pytest.raises(StoppedOnPurposeError):
         tiny.run_search(*overrides, strategy=strategy, hooks=[record, StopAfter(last)])
 
@@ -147,7 +148,7 @@ def test_an_optimisers_moments_are_part_of_a_checkpoint(tmp_path: Path) -> None:
     run_to_the_end(tmp_path / "whole", *overrides)
     run_until(2, tmp_path / "run", *overrides)
 
-    saved, _ = resumable(tmp_path / "run", tiny.settings_of(*overrides))
+    saved, _ = resumable(tmp_path / "run", tiny.experiment_of(*overrides))
     assert saved is not None
     assert {"m_t", "v_t"} <= saved.strategy.keys()
     earlier = SearchState(saved.round, wire.to_record(saved.arrays), saved.totals)
@@ -160,7 +161,7 @@ def test_an_optimisers_moments_are_part_of_a_checkpoint(tmp_path: Path) -> None:
 
 def test_what_was_spent_before_is_counted(tmp_path: Path) -> None:
     run_until(3, tmp_path / "run", *SETTINGS)
-    saved, _ = resumable(tmp_path / "run", tiny.settings_of(*SETTINGS))
+    saved, _ = resumable(tmp_path / "run", tiny.experiment_of(*SETTINGS))
     assert saved is not None
 
     assert resume(tmp_path / "run") == 0
@@ -469,6 +470,28 @@ def test_the_server_app_does_not_begin_a_completed_run_anew(tmp_path: Path) -> N
 # Refused
 
 
+def test_a_run_does_not_go_on_with_other_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for number in range(12):
+                pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+                path = tmp_path / "images" / part / name / f"{number}.png"
+                Image.fromarray(pixels).save(path)
+    data = ("data.dataset=imagefolder", f"data.root={tmp_path / 'images'}", "data.partition=iid")
+    run_until(2, tmp_path / "run", *SETTINGS, *data, "data.min_client_size=3")
+    before = files_of(tmp_path / "run")
+    Image.fromarray(255 - pixels).save(path)
+
+    assert resume(tmp_path / "run") == 2
+
+    assert "data: " in (said := capsys.readouterr().err)
+    assert "was written with other images" in said
+    assert files_of(tmp_path / "run") == before
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -531,10 +554,10 @@ def test_what_cannot_go_on_is_refused_in_one_line(
     if change == "another format":
         for path in files:
             content = path.read_bytes()
-            assert b'"format":"1"' in content
+            assert b'"format":"2"' in content
             path.write_bytes(
                 (int.from_bytes(content[:8], "little") + 1).to_bytes(8, "little")
-                + content[8:].replace(b'"format":"1"', b'"format":"99"', 1)
+                + content[8:].replace(b'"format":"2"', b'"format":"99"', 1)
             )
     before = files_of(tmp_path)
 
@@ -756,7 +779,9 @@ def test_what_cannot_be_written_down_is_refused(value: Any) -> None:
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     column_first = np.arange(6, dtype=np.float32).reshape(3, 2).T
     arrays = {"weights/b": column_first, "alphas/a": np.zeros(0)}
-    written = Checkpoint(7, arrays, {"mask": None}, {"seconds": 1.5}, "rounds: 3", {"torch": "2"})
+    written = Checkpoint(
+        7, arrays, {"mask": None}, {"seconds": 1.5}, "rounds: 3", "ab12", {"torch": "2"}
+    )
 
     checkpoint.write(tmp_path, written, keep=1)
     found = checkpoint.read(tmp_path / "checkpoints" / "round-00007.safetensors")

@@ -221,10 +221,9 @@ FAULTY = (2, 3, 7)
 
 
 def searched(grid: InlineGrid, folder: Path, *overrides: str) -> SearchResult:
-    settings, strategy = tiny.settings_of(*overrides), tiny.strategy_of(*overrides)
+    opened, strategy = tiny.experiment_of(*overrides), tiny.strategy_of(*overrides)
     folder.mkdir(exist_ok=True)
-    record = Record(folder, settings, strategy)
-    return search(grid, strategy, tiny.experiment_of(*overrides), [record])
+    return search(grid, strategy, opened, [Record(folder, opened, strategy)])
 
 
 @pytest.fixture(scope="module")
@@ -580,11 +579,11 @@ def test_a_strategy_that_ruins_a_round_ends_the_run_with_the_checkpoint_before(
     kind: type[FedMetaNAS], words: str, tmp_path: Path
 ) -> None:
     overrides = ("rounds=3", "search.nodes=2")
-    settings, opened = tiny.settings_of(*overrides), tiny.experiment_of(*overrides)
+    opened = tiny.experiment_of(*overrides)
     strategy = kind(opened.plan)
 
     with pytest.raises(RunError, match=words):
-        tiny.run_search(*overrides, strategy=strategy, hooks=[Record(tmp_path, settings, strategy)])
+        tiny.run_search(*overrides, strategy=strategy, hooks=[Record(tmp_path, opened, strategy)])
 
     assert [line["round"] for line in metrics_of(tmp_path)] == [1]
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["round-00001.safetensors"]
@@ -740,12 +739,12 @@ class Sicken:
 
 def test_a_run_of_which_too_few_clients_are_left_fails_and_can_go_on(tmp_path: Path) -> None:
     overrides = ("rounds=3", "min_replies=3")
-    settings, strategy = tiny.settings_of(*overrides), tiny.strategy_of(*overrides)
-    grid = FaultyGrid((), raises, settings)
-    hooks = [Record(tmp_path, settings, strategy), Sicken(grid, 1)]
+    opened, strategy = tiny.experiment_of(*overrides), tiny.strategy_of(*overrides)
+    grid = FaultyGrid((), raises, opened.settings)
+    hooks = [Record(tmp_path, opened, strategy), Sicken(grid, 1)]
 
     with pytest.raises(ClientError, match="only 2 of 3 clients"):
-        search(grid, strategy, tiny.experiment_of(*overrides), hooks)
+        search(grid, strategy, opened, hooks)
 
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["round-00001.safetensors"]
     assert main(["run", "--resume", str(tmp_path), "--engine", "inline"]) == 0

@@ -63,7 +63,7 @@ def test_the_peak_of_memory_is_reached_early(
         *("evaluation.every=9", "client.batch_size=2"),
     )
     strategy = tiny.strategy_of(*overrides)
-    record, peak = Record(tmp_path, tiny.settings_of(*overrides), strategy), Peak()
+    record, peak = Record(tmp_path, tiny.experiment_of(*overrides), strategy), Peak()
 
     tiny.run_search(*overrides, strategy=strategy, hooks=[record, peak])
 

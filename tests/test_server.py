@@ -412,7 +412,7 @@ def test_messages_go_to_the_largest_clients_first() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("record")
     strategy = strategy_of("rounds=2")
-    record = Record(path, settings_of("rounds=2"), strategy)
+    record = Record(path, experiment_of("rounds=2"), strategy)
     run_search("rounds=2", strategy=strategy, hooks=[record])
     return path
 
@@ -460,7 +460,7 @@ def test_a_run_that_has_not_ended_has_no_summary(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_search(hooks=[Record(tmp_path, settings_of(), strategy_of()), Interrupted()])
+        run_search(hooks=[Record(tmp_path, experiment_of(), strategy_of()), Interrupted()])
 
     assert read_summary(tmp_path) is None
     assert len((tmp_path / METRICS).read_text().splitlines()) == 1
