@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import results
-from .console import say
+from .console import one_line, say
 from .entry import STOPPED, start
 from .plots import draw_curves
 from .report import Row, write_tables
 from .run import USER_ERRORS, check, run
-from .settings import Settings, SettingsError, from_yaml, one_line
+from .settings import Settings, SettingsError, from_yaml
 from .variant import Variant
 
 LAST_WORDS = 30  # seconds in which a run that was stopped ends its own processes

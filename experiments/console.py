@@ -1,4 +1,4 @@
-"""Lines on the console, which a run outlives."""
+"""Lines on the console: what may stand in them, and that a run outlives it."""
 
 import os
 import sys
@@ -22,3 +22,13 @@ def say(*lines: str, stream: TextIO | None = None) -> None:
         print("".join(f"{line}\n" for line in lines), end="", file=stream, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def printable(text: str) -> str:
+    """Return a text without what would steer a terminal; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text.expandtabs())
+
+
+def one_line(text: object) -> str:
+    """Return a text, or what an error says, as one line of characters that can be shown."""
+    return printable(" ".join(str(text).split()))

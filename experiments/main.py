@@ -10,13 +10,13 @@ from search_space.prediction import evaluate
 
 from . import results
 from .compare import compare
-from .console import say
+from .console import one_line, say
 from .drawing import draw_cells
 from .engines import ENGINES
 from .entry import STOPPED
 from .experiment import open_experiment
 from .run import USER_ERRORS, run
-from .settings import SettingsError, experiments, from_yaml, load, one_line
+from .settings import SettingsError, experiments, from_yaml, load
 from .variant import choose, read_variants
 
 BENCH_CASES = ("step", "episode", "round", "memory")

@@ -22,6 +22,7 @@ from search_space.genotype import LARGEST
 from search_space.operations import DEFAULT_OPERATIONS, OPERATIONS
 from search_space.relaxation import RELAXATIONS
 
+from .console import one_line
 from .datasets import DATASETS
 
 FOLDER = Path(__file__).parent
@@ -551,12 +552,6 @@ def _shown(value: Any) -> str:
     except ValueError:  # Python refuses to write out a number of thousands of digits
         text = "an enormous number"
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def one_line(error: Exception) -> str:
-    """Return what an error says as one line of characters that can be shown."""
-    words = " ".join(str(error).split())
-    return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ from experiments.randomness import rng
 from experiments.results import RunError
 from strategies import wire
 
-from .replies import BadReplyError, LeftOut, checked, one_line
+from .replies import BadReplyError, LeftOut, brief, checked
 
 PULL_INTERVAL = (0.02, 1.0)  # seconds, the shortest and the longest
 PULL_SHARE = 0.02  # of the wait so far; what a reply waits for at most
@@ -186,7 +186,7 @@ class PartitionGrid(Grid):
         try:
             replies = list(self.grid.pull_messages([message]))
         except UNREADABLE as error:
-            raise BadReplyError(f"a reply that cannot be decoded: {one_line(error)}") from None
+            raise BadReplyError(f"a reply that cannot be decoded: {brief(error)}") from None
         of_message = (r for r in replies if r.metadata.reply_to_message_id == message)
         return next(of_message, None)
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 
+from experiments.console import one_line, printable
 from strategies import wire
 from strategies.aggregation import AnyArray
 
@@ -101,14 +102,9 @@ def checked(reply: Message, sent: Message, most_examples: int) -> Message:
     return Message(content, reply_to=sent)
 
 
-def printable(text: str) -> str:
-    """Return a client's text without what would steer a terminal; lines stay lines."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text.expandtabs())
-
-
-def one_line(text: object) -> str:
-    """Return what a client has caused an error, or anything, to say: one line, not at length."""
-    return printable(" ".join(str(text).split()))[:LONGEST_LINE]
+def brief(text: object) -> str:
+    """Return what a client says, or has caused an error to say: one line, not at length."""
+    return one_line(text)[:LONGEST_LINE]
 
 
 def _metrics(content: RecordDict, expected: set[str], most_examples: int) -> MetricRecord:
@@ -119,7 +115,7 @@ def _metrics(content: RecordDict, expected: set[str], most_examples: int) -> Met
         low = -LARGEST if key == "worker" else 0
         high = 1 if key.startswith("accuracy") else LARGEST
         if not isinstance(value, int | float) or not low <= value <= high:  # nor is NaN between
-            raise BadReplyError(f"{key}: expected {_range(low, high)}; found {one_line(value)}")
+            raise BadReplyError(f"{key}: expected {_range(low, high)}; found {brief(value)}")
     examples = metrics["num-examples"]
     if not isinstance(examples, int) or not 1 <= examples <= most_examples:
         raise BadReplyError(f"num-examples: expected 1 to {most_examples}; found {examples!r}")
@@ -140,12 +136,12 @@ def _arrays(content: RecordDict, sent: ArrayRecord) -> ArrayRecord:
     try:
         arrays = wire.from_record(received)
     except Exception as error:  # NumPy's reader raises almost anything on broken bytes
-        raise BadReplyError(f"arrays that cannot be read: {one_line(error)}") from None
+        raise BadReplyError(f"arrays that cannot be read: {brief(error)}") from None
     kinds = {key: array.stype for key, array in received.items()}
     for key, wanted in sent.items():
         array = arrays[key]
         if kinds[key] != NUMPY:
-            raise BadReplyError(f"{key}: expected {NUMPY}; found {one_line(kinds[key])}")
+            raise BadReplyError(f"{key}: expected {NUMPY}; found {brief(kinds[key])}")
         if array.dtype not in FLOATS:
             raise BadReplyError(f"{key}: expected floats; found {array.dtype}")
         if array.shape != wanted.shape:
@@ -178,5 +174,5 @@ def _the_only(records: list[Record], kind: str) -> Record:
 
 def _names(names: set[str]) -> str:
     """Return some names, but not all of very many."""
-    shown = ", ".join(one_line(name) for name in sorted(names)[:3])
+    shown = ", ".join(brief(name) for name in sorted(names)[:3])
     return shown + (", ..." if len(names) > 3 else "")
