@@ -201,12 +201,18 @@ def test_a_strategys_module_that_raises_is_named(
 # Consoles and signals
 
 
-def test_whatever_a_message_holds_it_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_whatever_a_message_holds_it_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A file's name may hold anything."""
-    assert main(["evaluate", "no\nwhere\x1b[31m"]) == 2
+    folder = tmp_path / "no\nwhere\x1b[31m"
+    folder.mkdir()
+    (folder / "mine").touch()
+
+    assert main(["run", "digits", "--engine", "inline", "--out", str(folder)]) == 2
 
     said = capsys.readouterr().err
-    assert "no where?[31m" in said
+    assert "no where?[31m is not empty" in said
     assert len(said.splitlines()) == 1
 
 
