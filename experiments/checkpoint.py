@@ -4,6 +4,7 @@ A file ``checkpoints/round-00012.safetensors`` holds all arrays; the rest, plain
 its header, with a digest over everything. Nothing in it is code, and reading it runs none.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -89,7 +90,8 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     files = _files(folder)
     place = files.index(path)  # those before it are newer, and were damaged when the run went on
     for other in files[:place] + files[place + keep :]:
-        other.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone, or of somebody else
+            other.unlink()
 
 
 def read(path: Path) -> Checkpoint:

@@ -28,6 +28,7 @@ from experiments.report import (
     to_markdown,
     write_tables,
 )
+from experiments.results import UnwritableError
 from experiments.settings import SettingsError, from_yaml, load
 from experiments.variant import Variant, choose, read_variants
 from strategies.registry import make_strategy
@@ -502,7 +503,7 @@ def test_tables_that_cannot_be_written_leave_those_of_before(
     write_tables(rows, tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in TABLES}
 
-    with files_of_at_most(64), pytest.raises(SettingsError, match=r"table\.csv: File too large$"):
+    with files_of_at_most(64), pytest.raises(UnwritableError, match=r"table\.csv: File too large$"):
         write_tables(rows[:1], tmp_path)
 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
