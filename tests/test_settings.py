@@ -45,7 +45,8 @@ search: {channels: 5, layers: 4, nodes: 3, operations: [none, skip_connect], nor
   warmup_rounds: 0}
 client: {episodes: 2, batch_size: 16, inner_steps: 3, meta_start: 0.5, inner_lr: 0.3,
   inner_alpha_lr: 0.4, outer_lr: 0.5, outer_alpha_lr: 0.6, outer_lr_schedule: constant,
-  momentum: 0.7, weight_decay: 0.001, clip: 1.5, second_order: true, outer_loss: all, adapt_steps: 0}
+  momentum: 0.7, weight_decay: 0.001, clip: 1.5, second_order: true, outer_loss: all,
+  adapt_steps: 0}
 strategy: {name: 'flwr.serverapp.strategy:FedAdam', options: {eta: 0.01, tags: [a, {b: 1}]}}
 evaluation: {every: 2, batch_size: 99}
 engine: {workers: 3, device: cuda, min_nodes: 2, timeout: 12.5}
