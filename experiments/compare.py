@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import results
 from .console import one_line, say
-from .entry import STOPPED, start
+from .entry import start, stopped_code
 from .plots import draw_curves
 from .report import Row, write_tables
 from .run import USER_ERRORS, check, run
@@ -170,7 +170,7 @@ def run_alone(settings: str, engine: str, out: str) -> int:
         print(f"fedmetanas: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return STOPPED
+        return stopped_code()
     finally:
         say()
 

@@ -6,12 +6,14 @@ Both take the apps by the names in ``pyproject.toml``, as ``flwr run`` does.
 import importlib
 import logging
 import os
+import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from typing import Any
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from .console import say
+from .entry import stopped_code
 from .experiment import SIMULATED, default_workers
 from .inline_engine import NODE, InlineGrid
 from .settings import Settings, SettingsError
@@ -28,6 +32,7 @@ CLIENT_APP = "client.app:app"
 
 ENDED = "ended"  # a file that tells workers that no reply is waited for any more
 GUARD_INTERVAL = 0.5  # seconds
+GRACE = 7.0  # seconds in which a run that is stopped may end in good order
 LONGEST_SOCKET = 107  # bytes in the path of a socket, a limit of Linux
 
 RunConfig = dict[str, Any]
@@ -229,15 +234,38 @@ def stopped_by_ctrl_c(stop: threading.Event, ended: Path) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
         stop.set()
         ended.touch()
+        threading.Thread(target=_end_in_time, args=(over, ended.parent), daemon=True).start()
 
+    over = threading.Event()
     previous = signal.signal(signal.SIGINT, ask)
     try:
         yield
     except StoppedError:
         raise KeyboardInterrupt from None
     finally:
+        over.set()
         signal.signal(signal.SIGINT, previous)
         stop.set()
+
+
+def _end_in_time(over: threading.Event, folder: Path) -> None:
+    """End this process, and all that it has started, if they do not end in good order in time.
+
+    Beside other busy processes Ray takes long to start and to end. The run can go on all the same:
+    its checkpoints are whole at any moment.
+    """
+    if over.wait(GRACE):
+        return
+    import psutil  # type: ignore[import-untyped]  # comes with Ray
+
+    started = psutil.Process().children(recursive=True)
+    for process in started:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(started, timeout=1)
+    shutil.rmtree(folder, ignore_errors=True)
+    say("\nfedmetanas: stopped", stream=sys.stderr)
+    os._exit(stopped_code())
 
 
 ENGINES: dict[str, Callable[[Settings, RunConfig], None]] = {"ray": run_ray, "inline": run_inline}

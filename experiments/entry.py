@@ -12,7 +12,7 @@ import threading
 from functools import partial
 from typing import Any, NoReturn
 
-STOPPED = 128 + signal.SIGINT  # the exit code after Ctrl-C
+RECEIVED: list[int] = []  # the signal that ends this process, if it was not Ctrl-C
 
 
 def main() -> NoReturn:
@@ -36,18 +36,21 @@ def start(module: str, function: str, *arguments: Any) -> NoReturn:
     called = getattr(importlib.import_module(module), function)
     if signal.SIGINT not in ignored:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    received: list[int] = []
     for number in ending:
         signal.signal(number, _leave_to_the_thread)
     signal.signal(signal.SIGUSR1, _do_what_ctrl_c_does)
-    threading.Thread(target=_wait, args=(ending, received), daemon=True).start()
-    code = called(*arguments)
-    sys.exit(128 + received[0] if received and code == STOPPED else code)
+    threading.Thread(target=_wait, args=(ending,), daemon=True).start()
+    sys.exit(called(*arguments))
 
 
-def _wait(ending: set[signal.Signals], received: list[int]) -> None:
+def stopped_code() -> int:
+    """Return the exit code of a process that was stopped: by Ctrl-C, or by what it received."""
+    return 128 + next(iter(RECEIVED), signal.SIGINT)
+
+
+def _wait(ending: set[signal.Signals]) -> None:
     """Wait for a signal, once: a second one must not hasten the end in good order."""
-    received.append(signal.sigwait(ending))
+    RECEIVED.append(signal.sigwait(ending))
     for child in multiprocessing.active_children():
         child.terminate()
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)

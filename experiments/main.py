@@ -13,7 +13,7 @@ from .compare import compare
 from .console import one_line, say
 from .drawing import draw_cells
 from .engines import ENGINES
-from .entry import STOPPED
+from .entry import stopped_code
 from .experiment import open_experiment
 from .run import USER_ERRORS, run
 from .settings import SettingsError, experiments, from_yaml, load
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("\nfedmetanas: stopped", file=sys.stderr)
-        return STOPPED
+        return stopped_code()
     finally:
         say()  # what was printed is written, or nobody is told that it cannot be
 

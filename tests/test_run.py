@@ -379,7 +379,7 @@ def test_ctrl_c_in_any_phase_leaves_nothing_and_can_go_on(
     )
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
-    process.wait(timeout=60)
+    process.wait(timeout=10)
 
     assert left_over(str(tmp_path)) == []
     assert list(temporary.iterdir()) == []
