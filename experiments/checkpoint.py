@@ -26,7 +26,7 @@ from .experiment import Experiment
 from .settings import Settings, SettingsError, from_yaml
 
 FORMAT_VERSION = "2"
-NAME = re.compile(r"round-([0-9]{5,9})\.safetensors")
+NAME = re.compile(r"round-[0-9]{5,}\.safetensors")
 MAY_CHANGE = ("rounds", "min_replies", "engine", "checkpoint")
 
 
@@ -236,8 +236,9 @@ def _files(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         raise SettingsError(f"cannot read {error.filename}: {error.strerror}") from None
-    rounds = [int(found[1]) for name in names if (found := NAME.fullmatch(name))]
-    return [folder / results.CHECKPOINTS / _name(number) for number in sorted(rounds)[::-1]]
+    ours = [name for name in names if NAME.fullmatch(name)]
+    ours.sort(key=lambda name: (len(name), name), reverse=True)
+    return [folder / results.CHECKPOINTS / name for name in ours]
 
 
 def _name(number: int) -> str:

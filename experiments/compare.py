@@ -167,7 +167,7 @@ def run_alone(settings: str, engine: str, out: str) -> int:
     try:
         return run(from_yaml(settings), engine, out, resume=begun)
     except USER_ERRORS as error:
-        print(f"fedmetanas: {one_line(error)}", file=sys.stderr)
+        say(f"fedmetanas: {one_line(error)}", stream=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return stopped_code()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from search_space.alphas import Alphas, Mask, Topology
+from search_space.genotype import MOST_WEIGHTS
 from search_space.prediction import Relaxed
 from search_space.relaxation import TemperatureSchedule
 from search_space.supernet import Network, NetworkShape, Weights, build_supernet, initial_weights
@@ -29,7 +30,6 @@ from .randomness import rng, torch_generator
 from .settings import Settings, SettingsError, from_run_config
 
 SIMULATED = "simulated"  # a key of the inline engine's node config
-MOST_WEIGHTS = 100_000_000  # of a supernet; one of DARTS' size has 2 million
 MOST_VALUES = 5_000_000_000  # at 10 bytes each; a step at DARTS' size, 64 images, has 0.8 billion
 
 

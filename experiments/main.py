@@ -28,10 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parse(arguments)
         return int(options.command(options))
     except USER_ERRORS as error:
-        print(f"fedmetanas: {one_line(error)}", file=sys.stderr)
+        say(f"fedmetanas: {one_line(error)}", stream=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nfedmetanas: stopped", file=sys.stderr)
+        say("\nfedmetanas: stopped", stream=sys.stderr)
         return stopped_code()
     finally:
         say()  # what was printed is written, or nobody is told that it cannot be

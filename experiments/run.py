@@ -8,6 +8,7 @@ from strategies.state import StateError, state_of
 
 from . import results
 from .checkpoint import CheckpointError, resumable
+from .console import say
 from .datasets import DataError
 from .engines import ENGINES, check_temporary_folder
 from .experiment import Experiment, open_experiment
@@ -81,12 +82,12 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     try:
         ENGINES[engine](settings, run_config)
     except results.RunError as error:
-        print(f"fedmetanas: {error}", file=sys.stderr)
+        say(f"fedmetanas: {error}", stream=sys.stderr)
         code = error.exit_code
     if results.read_summary(folder) is None:
-        print(
+        say(
             f"fedmetanas: the run did not complete; go on with: fedmetanas run --resume {folder}",
-            file=sys.stderr,
+            stream=sys.stderr,
         )
         return code
     return 0

@@ -23,7 +23,8 @@ FORMAT = "fedmetanas-genotype-1"
 
 #: Bounds of what a file may ask for: a damaged or foreign one must not exhaust the memory.
 LARGEST = {"in_channels": 1024, "classes": 100_000, "channels": 1024, "layers": 200}
-MOST_WEIGHTS = 100_000_000  # without those on edges; no supernet that is searched has more
+#: Of a supernet that may be searched, and so of a network but for its edges; DARTS' has 2 million.
+MOST_WEIGHTS = 100_000_000
 
 #: For every node its two (operation, predecessor).
 CellGenotype = tuple[tuple[tuple[str, int], tuple[str, int]], ...]

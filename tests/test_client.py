@@ -366,12 +366,15 @@ def test_every_step_has_a_batch_of_its_own(part: str, used: int) -> None:
         assert (bits(again) != bits(trained)) is (number < used), number
 
 
-@pytest.mark.parametrize(("server_round", "plain"), [(1, True), (2, True), (3, False)])
+@pytest.mark.parametrize(
+    ("share", "server_round", "plain"),
+    [(0.67, 1, True), (0.67, 2, True), (0.67, 3, False), (1, 3, True)],
+)
 def test_before_its_start_meta_learning_is_plain_sgd_on_as_many_batches(
-    server_round: int, plain: bool
+    share: float, server_round: int, plain: bool
 ) -> None:
     settings = ("client.inner_steps=2", "search.relaxation=softmax", "search.warmup_rounds=9")
-    late, paper = (experiment(*settings, f"client.meta_start={share}") for share in ("0.67", "0"))
+    late, paper = (experiment(*settings, f"client.meta_start={start}") for start in (share, 0))
     config = config_of(late, server_round)
 
     learnt = bits(fit(late, config))

@@ -363,7 +363,7 @@ def test_strategies_get_all_replies_in_the_form_in_which_they_were_sent() -> Non
 def nested(content: bytes) -> bytes:
     """Return an object of Flower's whose JSON is nested too deep to be read."""
     kind = content.split(b" ")[0]
-    return kind + b" 100000\0" + 100_000 * b"["
+    return kind + b"  100000\0" + 100_000 * b"["
 
 
 @pytest.mark.parametrize(
