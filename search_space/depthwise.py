@@ -4,9 +4,11 @@ PyTorch's backward of a depthwise convolution takes 10 to 30 times its forward o
 arithmetic says 2. For y = conv(x, w) with padding that keeps the size:
 
 - dL/dx is at stride 1 a forward convolution, conv(dL/dy, w flipped), else a transposed one.
-- dL/dw is fast without dilation and for kernels of at most 3 columns, whatever their rows. A wider
-  kernel is one of 3 columns beside another, on an image moved by 3 pixels; a dilated one is one
-  without dilation on each of the coarser images that every so manieth pixel makes.
+- dL/dw is fast without dilation and for kernels of at most 3 columns, whatever their rows. Of the
+  five columns of a 5x5 kernel every second one is such a kernel where two pixels side by side are
+  one of twice the channels, a view. Other kernels are one of 3 columns beside another, on an image
+  moved by 3 pixels; a dilated one is one without dilation on each of the coarser images that every
+  so manieth pixel makes.
 - Where these are smaller than the kernel, dL/dw is conv(x, dL/dy as one kernel for each image
   and channel), stride and dilation exchanged, summed over the batch.
 
@@ -80,21 +82,51 @@ def _weight_gradient_by_columns(slope: Tensor, x: Tensor, size: int, stride: int
     """Return the gradient without dilation: three columns of the kernels at a time."""
     padding = size // 2
     if size <= COLUMNS:
-        return _without_dilation(slope, x, (size, size), stride, (padding, padding))
+        return _without_dilation(slope, x, (size, size), (stride, stride), (padding, padding))
+    if size == 5 and stride <= 2 and x.shape[3] % 2 == 0:
+        return (_five_columns if stride == 1 else _five_columns_by_two)(slope, x)
     parts = []
     for start in range(0, size, COLUMNS):
         width = min(COLUMNS, size - start)
         left = padding - start
         right = (slope.shape[3] - 1) * stride + width - x.shape[3] - left
         seen = F.pad(x, (left, right))
-        parts.append(_without_dilation(slope, seen, (size, width), stride, (padding, 0)))
+        kernel, by = (size, width), (stride, stride)
+        parts.append(_without_dilation(slope, seen, kernel, by, (padding, 0)))
     return torch.cat(parts, dim=3)
 
 
+def _five_columns(slope: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient for 5x5 at stride 1: the columns inside, those at even distances."""
+    inside = _without_dilation(slope, x, (5, 3), (1, 1), (2, 1))
+    each = _without_dilation(_pairs(slope), _pairs(x), (5, 3), (1, 1), (2, 1))
+    even = each.view(2, *inside.shape).sum(dim=0)
+    return torch.cat([even[..., :1], inside, even[..., 2:]], dim=3)
+
+
+def _five_columns_by_two(slope: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient for 5x5 at stride 2: the even columns, the odd ones, then nothing."""
+    both = torch.cat([slope, slope], dim=1)
+    each = _without_dilation(both, _pairs(x), (5, 3), (2, 1), (2, 1))
+    columns = each.view(2, -1, 1, 5, 3).permute(1, 2, 3, 4, 0)
+    return columns.flatten(3)[..., :5]
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """Return (B, C, H, W) as (B, 2 C, H, W / 2): two pixels side by side as one."""
+    count, channels, height, width = x.shape
+    pixels = x.permute(0, 2, 3, 1).reshape(count, height, width // 2, 2 * channels)
+    return pixels.permute(0, 3, 1, 2)
+
+
 def _without_dilation(
-    slope: Tensor, x: Tensor, size: tuple[int, int], stride: int, padding: tuple[int, int]
+    slope: Tensor,
+    x: Tensor,
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
 ) -> Tensor:
-    """Return PyTorch's own gradient for kernels of `size` rows and columns."""
+    """Return PyTorch's own gradient for kernels of `size`; all pairs are of rows and columns."""
     channels = x.shape[1]
     gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         x, (channels, 1, *size), slope, stride, padding, groups=channels

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .depthwise import DepthwiseConv, depthwise
-from .pointwise import Product, SumOfProducts, pointwise
+from .pointwise import Product, pointwise
 from .subsampling import subsample
 
 OperationFactory = Callable[[int, int, str], nn.Module]
@@ -149,7 +149,7 @@ class PointwiseConvNorm(Scalable):
             return self.norm(pointwise(x, self.weight), factor)  # type: ignore[no-any-return]
         factor = x.new_ones(len(self.weight)) if factor is None else factor
         product = Product(x, self.weight, factor)
-        return product if deferred else SumOfProducts(product).result()
+        return product if deferred else product.result()
 
 
 class ReLUConvNorm(nn.Sequential):

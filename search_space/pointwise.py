@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-5  # as PyTorch's batch normalisation
+MANY = 64  # rows of a sum kept as one, to all of which the same is added
 
 
 class Product(NamedTuple):
@@ -45,6 +46,11 @@ class Product(NamedTuple):
     def shape(self) -> torch.Size:
         """Return that of the result, (B, C', H, W)."""
         return torch.Size((len(self.x), len(self.weight), *self.x.shape[2:]))
+
+
+    def result(self) -> Tensor:
+        """Compute it, (B, C', H, W)."""
+        return _Multiply.apply(*self)  # type: ignore[no-any-return]
 
 
 class SumOfProducts:
@@ -75,6 +81,20 @@ class SumOfProducts:
         return pixels.permute(0, 3, 1, 2)
 
 
+class _Multiply(torch.autograd.Function):
+    """Return x A^T + b as an image; see the module's docstring."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
+        matrix, shift = _normalising(ctx, x, weight, factor)
+        return _convolve(x, matrix, shift)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        pixels = _pixels(slope)
+        return _gradient(ctx, pixels, pixels.sum(dim=0))
+
+
 class _AddProduct(torch.autograd.Function):
     """Add x A^T to a sum, in place, and return the sum and b; see the module's docstring.
 
@@ -85,46 +105,56 @@ class _AddProduct(torch.autograd.Function):
     def forward(
         ctx: Any, total: Tensor | None, x: Tensor, weight: Tensor, factor: Tensor
     ) -> tuple[Tensor, Tensor]:
-        pixels, matrix = _pixels(x), weight.flatten(1)
-        mean = pixels.mean(dim=0)
-        covariance = torch.addr(pixels.t() @ pixels, mean, mean, beta=1 / len(pixels), alpha=-1)
-        spread = matrix @ covariance
-        variance = (spread * matrix).sum(dim=1).clamp(min=0)  # rounding may leave it below
-        inverse = (variance + EPSILON).rsqrt()
-        center = matrix @ mean
-        scale = inverse * factor
-        ctx.save_for_backward(x, weight, factor, mean, spread, center, inverse)
-        scaled = (scale[:, None] * matrix).t()
+        matrix, shift = _normalising(ctx, x, weight, factor)
+        pixels = _pixels(x)
         if total is None:
-            many = _many(pixels)
+            many = math.gcd(len(pixels), MANY)
             total = pixels.new_empty(len(pixels) // many, many * len(matrix))
-            torch.mm(pixels, scaled, out=total.view(len(pixels), -1))
+            torch.mm(pixels, matrix.t(), out=total.view(len(pixels), -1))
         else:
             ctx.mark_dirty(total)
-            total.view(len(pixels), -1).addmm_(pixels, scaled)
-        return total, -center * scale
+            total.view(len(pixels), -1).addmm_(pixels, matrix.t())
+        return total, shift
 
     @staticmethod
     def backward(ctx: Any, of_total: Tensor, of_shift: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, factor, mean, spread, center, inverse = ctx.saved_tensors
         before = of_total if ctx.needs_input_grad[0] else None
-        if torch.is_grad_enabled():  # the gradient is to be differentiated, too
-            return before, *_by_autograd(x, weight, factor, of_total, of_shift)
-        pixels, matrix = _pixels(x), weight.flatten(1)
-        slope = of_total.view(len(pixels), -1)
-        scale = (inverse * factor)[:, None]
-        product = slope.t() @ pixels
-        of_factor = inverse * ((product * matrix).sum(dim=1) - center * of_shift)
-        pull = of_factor * inverse
-        of_matrix = scale * (product - torch.outer(of_shift, mean) - pull[:, None] * spread)
-        scaled = scale * matrix
-        of_pixels = slope @ scaled
-        of_mean = ((center * pull - of_shift) @ scaled) / len(pixels)
-        of_pixels.view(-1, _many(pixels) * len(of_mean)).add_(of_mean.repeat(_many(pixels)))
-        of_pixels.addmm_(pixels, matrix.t() @ (pull[:, None] * scaled / len(pixels)), alpha=-1)
-        count, _, height, width = x.shape
-        of_x = of_pixels.view(count, height, width, -1).permute(0, 3, 1, 2)
-        return before, of_x, of_matrix.view_as(weight), of_factor
+        slope = of_total.view(-1, len(of_shift))
+        return before, *_gradient(ctx, slope, of_shift)
+
+
+def _normalising(ctx: Any, x: Tensor, weight: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return A (C', C) and b (C',), and save what :func:`_gradient` needs."""
+    pixels, matrix = _pixels(x), weight.flatten(1)
+    mean = pixels.mean(dim=0)
+    covariance = torch.addr(pixels.t() @ pixels, mean, mean, beta=1 / len(pixels), alpha=-1)
+    spread = matrix @ covariance
+    variance = (spread * matrix).sum(dim=1).clamp(min=0)  # rounding may leave it below
+    inverse = (variance + EPSILON).rsqrt()
+    center = matrix @ mean
+    ctx.save_for_backward(x, weight, factor, mean, spread, center, inverse)
+    scale = inverse * factor
+    return scale[:, None] * matrix, -center * scale
+
+
+def _gradient(ctx: Any, slope: Tensor, of_shift: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradients of x, weight and factor from those of x A^T (R, C') and b."""
+    x, weight, factor, mean, spread, center, inverse = ctx.saved_tensors
+    if torch.is_grad_enabled():  # the gradient is to be differentiated, too
+        return _by_autograd(x, weight, factor, slope, of_shift)
+    pixels, matrix = _pixels(x), weight.flatten(1)
+    scale = (inverse * factor)[:, None]
+    product = slope.t() @ pixels
+    of_factor = inverse * ((product * matrix).sum(dim=1) - center * of_shift)
+    pull = of_factor * inverse
+    of_matrix = scale * (product - torch.outer(of_shift, mean) - pull[:, None] * spread)
+    scaled = scale * matrix
+    of_mean = ((center * pull - of_shift) @ scaled) / len(pixels)
+    count, _, height, width = x.shape
+    slopes = slope.view(count, height, width, -1).permute(0, 3, 1, 2)
+    of_x = _convolve(slopes, scaled.t(), of_mean)
+    _pixels(of_x).addmm_(pixels, matrix.t() @ (pull[:, None] * scaled / len(pixels)), alpha=-1)
+    return of_x, of_matrix.view_as(weight), of_factor
 
 
 def _pixels(x: Tensor) -> Tensor:
@@ -132,21 +162,25 @@ def _pixels(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _many(pixels: Tensor) -> int:
-    """Return how many rows of pixels are one row where the same is added to all."""
-    return math.gcd(len(pixels), 64)
+def _convolve(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """Return the product of all pixels with a matrix (C', C) plus a shift (C',), channels last.
+
+    As a convolution, which adds the shift while it multiplies.
+    """
+    product = F.conv2d(x, matrix[:, :, None, None], shift)
+    return product.contiguous(memory_format=torch.channels_last)
 
 
 def _by_autograd(
-    x: Tensor, weight: Tensor, factor: Tensor, of_total: Tensor, of_shift: Tensor
+    x: Tensor, weight: Tensor, factor: Tensor, slope: Tensor, of_shift: Tensor
 ) -> tuple[Tensor, ...]:
     """Return the same gradient as a differentiable function of everything."""
     inputs = [t if t.requires_grad else t.detach().requires_grad_() for t in (x, weight, factor)]
     product = _pixels(inputs[0]) @ inputs[1].flatten(1).t()
     variance, mean = torch.var_mean(product, dim=0, correction=0)
     scale = inputs[2] * (variance + EPSILON).rsqrt()
-    outputs = (product * scale).view_as(of_total), -mean * scale
-    return torch.autograd.grad(outputs, inputs, (of_total, of_shift), create_graph=True)
+    outputs = product * scale, -mean * scale
+    return torch.autograd.grad(outputs, inputs, (slope, of_shift), create_graph=True)
 
 
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
