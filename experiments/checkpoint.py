@@ -117,6 +117,29 @@ def read(path: Path) -> Checkpoint:
     return found
 
 
+def settings_of(folder: Path) -> tuple[Settings, list[str]]:
+    """Return the settings of a run, from its newest sound checkpoint if its own file is lost.
+
+    Returns
+    -------
+    settings, notes
+        A note says that it is lost.
+
+    Raises
+    ------
+    SettingsError
+        What is wrong with the file, if no checkpoint is sound.
+    """
+    try:
+        return results.read_settings(folder), []
+    except SettingsError as error:
+        for path in _files(folder):
+            with contextlib.suppress(CheckpointError):
+                found = from_yaml(read(path).settings, source=str(path))
+                return found, [f"{error}; its settings are taken from {path}"]
+        raise
+
+
 def resumable(folder: Path, experiment: Experiment) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest sound checkpoint of a run, and what a person should know of it.
 
@@ -142,15 +165,15 @@ def resumable(folder: Path, experiment: Experiment) -> tuple[Checkpoint | None, 
     """
     settings = experiment.settings
     path = folder / results.SETTINGS
-    refuse_other_settings(results.read_settings(folder), settings, path)
+    before, notes = settings_of(folder)
+    refuse_other_settings(before, settings, path)
     if results.read_summary(folder) is not None:
         raise SettingsError(f"resume: the run in {folder} has completed; start a new one")
-    damaged = []
     for path in _files(folder):
         try:
             checkpoint = read(path)
         except CheckpointError as error:
-            damaged.append(str(error))
+            notes.append(str(error))
             continue
         saved = from_yaml(checkpoint.settings, source=str(path))
         refuse_other_settings(saved, settings, path)
@@ -167,9 +190,9 @@ def resumable(folder: Path, experiment: Experiment) -> tuple[Checkpoint | None, 
             for name, was in checkpoint.versions.items()
             if now.get(name) != was
         ]
-        return checkpoint, damaged + other
-    if damaged:
-        raise CheckpointError(f"no checkpoint is sound: {damaged[0]}; start a new run")
+        return checkpoint, notes + other
+    if notes:
+        raise CheckpointError(f"no checkpoint is sound: {notes[0]}; start a new run")
     if (folder / results.WEIGHTS).exists():
         raise SettingsError(
             f"resume: {folder} holds a network but no checkpoint; remove it, or start a new run"

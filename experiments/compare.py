@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import results
+from .checkpoint import settings_of
 from .console import one_line, say
 from .entry import start, stopped_code
 from .plots import draw_curves
-from .report import Row, write_tables
+from .report import Row, refuse_other_tables, write_tables
 from .run import USER_ERRORS, check, run
 from .settings import Settings, SettingsError, from_yaml
 from .variant import Variant
@@ -95,6 +96,7 @@ def compare(
         _refuse_other_settings(planned)
         check(planned.settings, engine)
     _make_folder(out)
+    refuse_other_tables(out)
     with results.alone_in(out, "--out"):
         table = _write(runs, reference, out)
         for number, planned in enumerate(runs, start=1):
@@ -130,7 +132,7 @@ def _refuse_other_settings(planned: Run) -> None:
         if planned.folder.exists() and not results.is_unused(planned.folder):
             raise SettingsError(f"--out: {planned.folder} is not the folder of a run")
         return
-    found = results.read_settings(planned.folder)
+    found, _ = settings_of(planned.folder)
     if found != planned.settings:
         raise SettingsError(f"--out: {path} has other settings than now; name a new folder")
     results.read_summary(planned.folder)  # raises if it is damaged

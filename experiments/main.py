@@ -9,6 +9,7 @@ from typing import Any
 from search_space.prediction import evaluate
 
 from . import results
+from .checkpoint import settings_of
 from .compare import compare
 from .console import one_line, say
 from .drawing import draw_cells
@@ -133,7 +134,7 @@ def _run(options: argparse.Namespace) -> int:
     folder = results.expanded(options.resume)
     if named is None or "=" in named:
         overrides = [*([named] if named else []), *overrides]
-        settings = from_yaml(results.read_settings(folder).to_yaml(), overrides)
+        settings = from_yaml(settings_of(folder)[0].to_yaml(), overrides)
     else:
         settings = load(named, overrides)
     return run(settings, options.engine, str(folder), resume=True)

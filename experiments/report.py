@@ -21,8 +21,10 @@ from typing import Any
 
 from . import results
 from .curves import accuracy_at, read_curve, seconds_to
+from .settings import SettingsError
 
 TABLE = "table"  # and .csv, .json, .md
+BEGINNINGS = {"csv": b"variant,", "json": b"[", "md": b"| variant |"}  # of these files
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,27 @@ def write_tables(rows: Sequence[Row], folder: Path) -> str:
     for ending, text in texts.items():
         results.write_file(folder / f"{TABLE}.{ending}", text.encode())
     return texts["md"]
+
+
+def refuse_other_tables(folder: Path) -> None:
+    """Raise if a file where a table goes is not one of a comparison.
+
+    Raises
+    ------
+    SettingsError
+        If one is not, or cannot be read.
+    """
+    for ending, beginning in BEGINNINGS.items():
+        path = folder / f"{TABLE}.{ending}"
+        if not path.exists():
+            continue
+        try:
+            with path.open("rb") as file:
+                found = file.read(len(beginning))
+        except OSError as error:
+            raise SettingsError(f"--out: cannot read {path}: {error.strerror}") from None
+        if found != beginning:
+            raise SettingsError(f"--out: {path} is not of a comparison; name another folder")
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -145,9 +145,11 @@ class PointwiseConvNorm(Scalable):
 
         Where it is `deferred` the result may be a product, still to be computed with others.
         """
-        if self.norm.groups is not None:
+        outputs, inputs = self.weight.shape[:2]
+        # Of few channels, statistics are cheaper than by the covariance of many.
+        if self.norm.groups is not None or inputs > outputs:
             return self.norm(pointwise(x, self.weight), factor)  # type: ignore[no-any-return]
-        factor = x.new_ones(len(self.weight)) if factor is None else factor
+        factor = x.new_ones(outputs) if factor is None else factor
         product = Product(x, self.weight, factor)
         return product if deferred else product.result()
 

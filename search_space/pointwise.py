@@ -47,7 +47,6 @@ class Product(NamedTuple):
         """Return that of the result, (B, C', H, W)."""
         return torch.Size((len(self.x), len(self.weight), *self.x.shape[2:]))
 
-
     def result(self) -> Tensor:
         """Compute it, (B, C', H, W)."""
         return _Multiply.apply(*self)  # type: ignore[no-any-return]

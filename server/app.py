@@ -15,6 +15,7 @@ from strategies.registry import make_strategy
 from strategies.state import restore
 
 from .loop import SearchState, search
+from .partition_grid import ClientError
 from .progress import Progress
 from .record import Record
 
@@ -35,7 +36,11 @@ def main(grid: Grid, context: Context) -> None:
         earlier = _earlier(folder, experiment, strategy) if goes_on else None
         record = Record(folder, experiment, strategy, earlier.round if earlier else 0)
         with Progress(folder, settings, experiment.topology) as progress:
-            search(grid, strategy, experiment, [record, progress], earlier)
+            try:
+                search(grid, strategy, experiment, [record, progress], earlier)
+            except ClientError as error:
+                record.on_failure(error)
+                raise
 
 
 def _earlier(folder: Path, experiment: Experiment, strategy: Strategy) -> SearchState | None:

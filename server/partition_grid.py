@@ -33,7 +33,19 @@ UNREADABLE = (
 
 
 class ClientError(RunError):
-    """Too few clients gave a good reply. The message names those left out, and why."""
+    """Too few clients gave a good reply. The message names those left out, and why.
+
+    Parameters
+    ----------
+    message : str
+        One line.
+    left_out : sequence of LeftOut
+        Whose replies were left out.
+    """
+
+    def __init__(self, message: str, left_out: Sequence[LeftOut] = ()) -> None:
+        super().__init__(message)
+        self.left_out = list(left_out)
 
 
 class PartitionGrid(Grid):
@@ -144,7 +156,8 @@ class PartitionGrid(Grid):
             raise ClientError(
                 f"only {len(good)} of {len(messages)} clients gave a good reply, and min_replies "
                 f"asks for {needed}: "
-                + "; ".join(f"client {client}: {why}" for client, why in sorted(reasons.items()))
+                + "; ".join(f"client {client}: {why}" for client, why in sorted(reasons.items())),
+                self.left_out,
             )
         ordered = [good[client] for client in sorted(good)]
         self._account(ordered)

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
@@ -25,6 +27,7 @@ from strategies import wire
 from strategies.state import StateError, state_of
 
 from .loop import RoundResult, SearchResult, SearchState
+from .partition_grid import ClientError
 
 
 class Record:
@@ -49,6 +52,7 @@ class Record:
         self.settings = experiment.settings
         self.data = experiment.dataset.digest
         self.strategy = strategy
+        self.done = done
         write_file(folder / SETTINGS, self.settings.to_yaml().encode())
         metrics = folder / METRICS
         if metrics.exists():
@@ -57,15 +61,8 @@ class Record:
 
     def on_round(self, result: RoundResult, state: SearchState) -> None:
         """Append a line to ``metrics.jsonl``; then write a checkpoint, if one is due."""
-        line = json.dumps(asdict(result)) + "\n"
-        metrics = self.folder / METRICS
-        try:
-            with metrics.open("a", encoding="utf-8") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())  # a checkpoint must not be there without its line
-        except OSError as error:
-            raise unwritable(metrics, error) from error
+        self._append(asdict(result))
+        self.done = state.round
         due = self.settings.checkpoint
         if due.every and (state.round % due.every == 0 or state.round == self.settings.rounds):
             try:
@@ -83,6 +80,22 @@ class Record:
                 checkpoint.versions(),
             )
             checkpoint.write(self.folder, saved, due.keep)
+
+    def on_failure(self, error: ClientError) -> None:
+        """Append a line of the round that ends the run; a run that goes on cuts it off."""
+        if self.done < self.settings.rounds:
+            left_out = [asdict(left) for left in error.left_out]
+            self._append({"round": self.done + 1, "error": str(error), "left_out": left_out})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        metrics = self.folder / METRICS
+        try:
+            with metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint must not be there without its line
+        except OSError as error:
+            raise unwritable(metrics, error) from error
 
     def on_end(self, result: SearchResult) -> None:
         """Write genotype and weights, and last the summary: where it is, the run is complete."""

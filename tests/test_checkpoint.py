@@ -251,6 +251,7 @@ def test_killed_at_random_moments(runs: int, kills: int, tmp_path: Path) -> None
     run_to_the_end(tmp_path / "whole", *overrides)
     arguments = ["run", experiment_file(tmp_path, *overrides), "--engine", "inline"]
     moments = random.Random(kills)
+    landed = 0
 
     def again(folder: Path) -> list[str]:
         """Return the command that goes on, or starts if the kill came before anything was there."""
@@ -264,12 +265,14 @@ def test_killed_at_random_moments(runs: int, kills: int, tmp_path: Path) -> None
             process.join(moments.uniform(0.05, 3.0 / kills))
             process.kill()
             process.join()
+            landed += process.exitcode == -signal.SIGKILL
             if (folder / "summary.json").exists():
                 break
         else:
             assert main(again(folder)) == 0
 
         assert_same_run(tmp_path / "whole", folder)
+    assert landed >= runs
 
 
 def test_a_comparison_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
@@ -506,6 +509,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
         ("no folder", [], ["settings.yaml", "No such file"]),
         ("no settings", [], ["settings.yaml", "No such file"]),
         ("broken settings", [], ["settings.yaml", "not valid YAML"]),
+        ("flipped settings", [], ["client.outer_lr was 0.1, now 0.3"]),
         ("completed", [], ["has completed"]),
         ("damaged summary", [], ["summary.json is damaged"]),
         ("all damaged", [], ["no checkpoint is sound", "start a new run"]),
@@ -533,6 +537,13 @@ def test_what_cannot_go_on_is_refused_in_one_line(
         (folder / "settings.yaml").unlink()
     if change == "broken settings":
         (folder / "settings.yaml").write_text("rounds: [")
+    if change in ("no settings", "broken settings"):
+        for path in files:
+            path.write_bytes(path.read_bytes()[:-9])
+    if change == "flipped settings":
+        text = (folder / "settings.yaml").read_text()
+        assert text.count("outer_lr: 0.1\n") == 1
+        (folder / "settings.yaml").write_text(text.replace("outer_lr: 0.1\n", "outer_lr: 0.3\n"))
     if change == "completed":
         summary = {"rounds": 2, "test_accuracy": 0.5, "algorithm_seconds": {"total": 1.0}}
         (folder / "summary.json").write_text(json.dumps(summary))
@@ -567,6 +578,27 @@ def test_what_cannot_go_on_is_refused_in_one_line(
     assert len(said.splitlines()) == 1, said
     assert all(word in said for word in words), said
     assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("text", [None, "rounds: [", "rounds: many", "\0"])
+def test_settings_that_are_lost_are_taken_from_the_checkpoint(
+    text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_to_the_end(tmp_path / "whole", *SETTINGS)
+    folder = tmp_path / "run"
+    run_until(2, folder, *SETTINGS)
+    if text is None:
+        (folder / "settings.yaml").unlink()
+    else:
+        (folder / "settings.yaml").write_text(text)
+
+    assert resume(folder) == 0
+
+    said = capsys.readouterr().out
+    assert "settings.yaml" in said
+    assert "its settings are taken from" in said
+    assert "round-00002.safetensors" in said
+    assert_same_run(tmp_path / "whole", folder)
 
 
 def test_rounds_workers_and_checkpoints_may_change(tmp_path: Path) -> None:

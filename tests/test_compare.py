@@ -281,6 +281,22 @@ def test_a_run_that_fails_stops_no_other_and_the_table_says_so(
     assert "| broken | 0, missing: seed 0 | - |" in (out / "table.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("table.md", "# Chairs and tables"), ("table.csv", "a,b"), ("table.json", "{}")],
+)
+def test_tables_of_something_else_are_not_written_over(
+    name: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(content)
+
+    assert main(["compare", "digits", "--engine", "inline", "--out", str(tmp_path)]) == 2
+
+    said = capsys.readouterr().err
+    assert f"{tmp_path / name} is not of a comparison" in said
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: content}
+
+
 @pytest.mark.parametrize("name", ["thesis.tex", "summary.json"])
 def test_a_folder_of_something_else_is_left_alone(
     name: str, experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

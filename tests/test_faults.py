@@ -1,5 +1,6 @@
 """Clients that fail: each is left out and named, and the model is that of the others."""
 
+import json
 import math
 import os
 import random
@@ -37,6 +38,7 @@ from experiments.inline_engine import InlineGrid
 from experiments.main import main
 from experiments.results import RunError
 from server import loop
+from server.app import app as server_app
 from server.loop import RoundResult, SearchResult, SearchState, search
 from server.partition_grid import ClientError, PartitionGrid, draw
 from server.record import Record
@@ -735,6 +737,39 @@ class Sicken:
 
     def on_end(self, result: SearchResult) -> None:
         raise AssertionError("it was to fail")
+
+
+class SickFrom(FaultyGrid):
+    """The inline engine with clients that send NaN from a round on."""
+
+    def __init__(self, faulty: Iterable[int], first: int, settings: Any) -> None:
+        def fault(reply: Message) -> Message | None:
+            self.replies_seen += 1
+            late = self.replies_seen > (first - 1) * len(self.faulty)
+            return FAULTS["nan"][0](reply) if late else reply
+
+        self.replies_seen = 0
+        super().__init__(faulty, fault, settings)
+
+
+def test_the_round_that_ends_a_run_is_in_its_metrics(tmp_path: Path) -> None:
+    settings = tiny.settings_of("rounds=4", "min_replies=2")
+    run_config = {"settings": settings.to_yaml(), "out": str(tmp_path / "out")}
+    grid = SickFrom((0, 1), 3, settings)
+
+    with pytest.raises(ClientError, match="only 1 of 3 clients"):
+        server_app(grid, tiny.context_of(run_config))
+
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    *finished, failed = [json.loads(line) for line in lines]
+    assert [line["round"] for line in finished] == [1, 2]
+    assert not any("error" in line for line in finished)
+    assert failed["round"] == 3
+    assert failed["error"].startswith("only 1 of 3 clients gave a good reply")
+    assert [left["client"] for left in failed["left_out"]] == [0, 0, 1, 1]  # asked twice
+    assert all("NaN" in left["reason"] for left in failed["left_out"])
+    assert main(["run", "--resume", str(tmp_path / "out"), "--engine", "inline"]) == 0
+    assert [line["round"] for line in metrics_of(tmp_path / "out")] == [1, 2, 3, 4]
 
 
 def test_a_run_of_which_too_few_clients_are_left_fails_and_can_go_on(tmp_path: Path) -> None:
