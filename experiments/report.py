@@ -178,8 +178,10 @@ def refuse_other_tables(folder: Path) -> None:
         if not path.exists():
             continue
         try:
-            with path.open("rb") as file:
-                found = file.read(len(beginning))
+            found = b""
+            if path.is_file():
+                with path.open("rb") as file:
+                    found = file.read(len(beginning))
         except OSError as error:
             raise SettingsError(f"--out: cannot read {path}: {error.strerror}") from None
         if found != beginning:

@@ -36,12 +36,13 @@ def test_value_and_gradients_are_pytorchs(
 
 
 @pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (7, 1), (3, 2), (5, 2), (3, 3)])
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("width", [35, 36])
 def test_so_they_are_where_columns_and_coarser_images_are_faster(
-    kernel: int, stride: int, dilation: int
+    kernel: int, stride: int, dilation: int, width: int
 ) -> None:
     source = generator(kernel)
-    x = torch.randn(3, 24, 30, 36, generator=source, dtype=torch.float64).requires_grad_()
+    x = torch.randn(3, 24, 30, width, generator=source, dtype=torch.float64).requires_grad_()
     assert x.numel() > SMALL
     weight = torch.randn(24, 1, kernel, kernel, generator=source, dtype=torch.float64)
     weight.requires_grad_()

@@ -1,11 +1,16 @@
 """Sums of pointwise convolutions with their batch normalisation, against PyTorch's, one by one."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import generator
 
 from search_space.pointwise import Product, SumOfProducts
+
+
+Compute = Callable[..., torch.Tensor]
 
 
 def inputs(count: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -33,6 +38,11 @@ def ours(*tensors: torch.Tensor) -> torch.Tensor:
     return total.result()
 
 
+def alone(*tensors: torch.Tensor) -> torch.Tensor:
+    """Compute each product by itself."""
+    return torch.stack([product.result() for product in products(tensors)]).sum(dim=0)
+
+
 def by_pytorch(*tensors: torch.Tensor) -> torch.Tensor:
     terms = [
         F.batch_norm(F.conv2d(p.x, p.weight), None, None, p.factor, training=True)
@@ -41,16 +51,22 @@ def by_pytorch(*tensors: torch.Tensor) -> torch.Tensor:
     return torch.stack(terms).sum(dim=0)
 
 
+BOTH = pytest.mark.parametrize("compute", [ours, alone])
+
+
+@BOTH
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
-def test_value_and_gradients_are_pytorchs(format: torch.memory_format, count: int) -> None:
+def test_value_and_gradients_are_pytorchs(
+    format: torch.memory_format, count: int, compute: Compute
+) -> None:
     tensors = inputs(count)
     for i in range(0, len(tensors), 3):
         tensors[i] = tensors[i].detach().contiguous(memory_format=format).requires_grad_()
     expected = by_pytorch(*tensors)
     direction = torch.randn(expected.shape, generator=generator(1), dtype=torch.float64)
 
-    result = ours(*tensors)
+    result = compute(*tensors)
 
     torch.testing.assert_close(result, expected)
     slopes = torch.autograd.grad((result * direction).sum(), tensors)
@@ -68,23 +84,26 @@ def test_an_image_may_be_in_several_products() -> None:
     torch.testing.assert_close(slopes, expected)
 
 
-def test_it_can_be_differentiated_twice() -> None:
-    assert torch.autograd.gradgradcheck(ours, inputs(2))
+@BOTH
+def test_it_can_be_differentiated_twice(compute: Compute) -> None:
+    assert torch.autograd.gradgradcheck(compute, inputs(2))
 
 
-def test_single_precision_is_near_double() -> None:
+@BOTH
+def test_single_precision_is_near_double(compute: Compute) -> None:
     exact = by_pytorch(*inputs(3))
 
-    result = ours(*inputs(3, torch.float32))
+    result = compute(*inputs(3, torch.float32))
 
     torch.testing.assert_close(result.double(), exact, atol=2e-5, rtol=0)
 
 
-def test_a_channel_without_variance_stays_finite() -> None:
+@BOTH
+def test_a_channel_without_variance_stays_finite(compute: Compute) -> None:
     _, weight, factor = inputs(1, torch.float32)
     x = torch.full((4, 3, 5, 6), 7.0, requires_grad=True)
 
-    result = ours(x, weight, factor)
+    result = compute(x, weight, factor)
 
     (slope,) = torch.autograd.grad(result.square().sum(), x)
     assert result.abs().max() < 0.1
