@@ -9,7 +9,6 @@ from helpers import generator
 
 from search_space.pointwise import Product, SumOfProducts
 
-
 Compute = Callable[..., torch.Tensor]
 
 
