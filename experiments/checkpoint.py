@@ -136,7 +136,8 @@ def settings_of(folder: Path) -> tuple[Settings, list[str]]:
         for path in _files(folder):
             with contextlib.suppress(CheckpointError):
                 found = from_yaml(read(path).settings, source=str(path))
-                return found, [f"{error}; its settings are taken from {path}"]
+                lost = f"{folder / results.SETTINGS} is lost ({error})"
+                return found, [f"{lost}; its settings are taken from {path}"]
         raise
 
 

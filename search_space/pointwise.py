@@ -152,7 +152,8 @@ def _gradient(ctx: Any, slope: Tensor, of_shift: Tensor) -> tuple[Tensor, ...]:
     count, _, height, width = x.shape
     slopes = slope.view(count, height, width, -1).permute(0, 3, 1, 2)
     of_x = _convolve(slopes, scaled.t(), of_mean)
-    _pixels(of_x).addmm_(pixels, matrix.t() @ (pull[:, None] * scaled / len(pixels)), alpha=-1)
+    of_pixels = of_x.permute(0, 2, 3, 1).view(pixels.shape)  # no copy: it is changed in place
+    of_pixels.addmm_(pixels, matrix.t() @ (pull[:, None] * scaled / len(pixels)), alpha=-1)
     return of_x, of_matrix.view_as(weight), of_factor
 
 
