@@ -6,9 +6,9 @@ arithmetic says 2. For y = conv(x, w) with padding that keeps the size:
 - dL/dx is at stride 1 a forward convolution, conv(dL/dy, w flipped), else a transposed one.
 - dL/dw is fast without dilation and for kernels of at most 3 columns, whatever their rows. Of the
   five columns of a 5x5 kernel every second one is such a kernel where two pixels side by side are
-  one of twice the channels, a view. Other kernels are one of 3 columns beside another, on an image
-  moved by 3 pixels; a dilated one is one without dilation on each of the coarser images that every
-  so manieth pixel makes.
+  one of twice the channels, a view. Other kernels, and those on images of odd width, are one of 3
+  columns beside another, on an image moved by 3 pixels; a dilated one is one without dilation on
+  each of the coarser images that every so manieth pixel makes.
 - Where these are smaller than the kernel, dL/dw is conv(x, dL/dy as one kernel for each image
   and channel), stride and dilation exchanged, summed over the batch.
 

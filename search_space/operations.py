@@ -146,7 +146,7 @@ class PointwiseConvNorm(Scalable):
         Where it is `deferred` the result may be a product, still to be computed with others.
         """
         outputs, inputs = self.weight.shape[:2]
-        # Of few channels, statistics are cheaper than by the covariance of many.
+        # The covariance of many inputs costs more than the statistics of few outputs.
         if self.norm.groups is not None or inputs > outputs:
             return self.norm(pointwise(x, self.weight), factor)  # type: ignore[no-any-return]
         factor = x.new_ones(outputs) if factor is None else factor
