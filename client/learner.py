@@ -22,7 +22,7 @@ Parameters and data go in, parameters come out; nothing here knows of Flower, fi
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,14 +100,21 @@ def _inner_step(
     """Return the parameters after one step; the loss before it and its gradient, not clipped."""
     loss = of_batch(start)[0]
     gradient = _gradient(loss, start, create_graph=second_order)
-    limited = gradient._replace(weights=clipped(gradient.weights, clip))
-    steps = [rates.weights] * len(start.weights) + [rates.alphas] * 4
-    tensors = [
-        torch.sub(value, slope, alpha=step)
-        for value, slope, step in zip(start.tensors(), limited.tensors(), steps, strict=True)
-    ]
-    end = start.with_tensors(tensors)
+    weights = _descend(
+        start.weights.values(), clipped(gradient.weights, clip).values(), rates.weights
+    )
+    alphas = _descend(start.alphas.tensors(), gradient.alphas.tensors(), rates.alphas)
+    end = start.with_tensors([*weights, *alphas])
     return end if second_order else leaves(end), loss, gradient
+
+
+def _descend(values: Iterable[Tensor], slopes: Iterable[Tensor], step: float) -> list[Tensor]:
+    """Return the values less the slopes times the step, differentiable if these are."""
+    values, slopes = list(values), list(slopes)
+    if any(slope.requires_grad for slope in slopes):
+        pairs = zip(values, slopes, strict=True)
+        return [torch.sub(value, slope, alpha=step) for value, slope in pairs]
+    return list(torch._foreach_sub([v.detach() for v in values], slopes, alpha=step))
 
 
 def meta_gradient(
@@ -154,6 +161,43 @@ def meta_gradient(
     return (loss.detach(), accuracy), gradient
 
 
+#: One step of a learner: from parameters, optimisers' state and what to learn from (an episode)
+#: to both after it, and the loss and accuracy, (2,), before it.
+Step = Callable[[Parameters, "OuterState", Any], tuple[Parameters, "OuterState", Tensor]]
+
+
+def one_by_one(
+    step: Step, theta: Parameters, state: "OuterState", items: Iterable[Any]
+) -> tuple[Parameters, Tensor]:
+    """Run a step for each of at least one item.
+
+    Parameters
+    ----------
+    step : Step
+        The learner's.
+    theta, state
+        Where to start.
+    items : iterable
+        What each step learns from.
+
+    Returns
+    -------
+    theta : Parameters
+        The parameters after all steps.
+    history : Tensor of shape (items, 2)
+        What each step measured.
+    """
+    history = []
+    for item in items:
+        theta, state, measured = step(theta, state, item)
+        history.append(measured)
+    return theta, torch.stack(history)
+
+
+#: What runs the steps of a learner.
+Runner = Callable[[Step, Parameters, "OuterState", Iterable[Any]], tuple[Parameters, Tensor]]
+
+
 def meta_learner(
     theta: Parameters,
     episodes: Iterable[Episode],
@@ -162,8 +206,20 @@ def meta_learner(
     clip: float,
     second_order: bool,
     outer_loss: str = "query",
+    run: Runner = one_by_one,
 ) -> tuple[Parameters, Tensor]:
     """Run a client's episodes one after the other, see :func:`meta_gradient`.
+
+    Parameters
+    ----------
+    theta, rates, clip, second_order, outer_loss
+        As those of :func:`meta_gradient`.
+    episodes : iterable of Episode
+        At least one.
+    outer : OuterOptimizers
+        What takes the outer steps.
+    run : callable, optional
+        Runs the steps as :func:`one_by_one` does, perhaps faster.
 
     Returns
     -------
@@ -172,20 +228,26 @@ def meta_learner(
     history : Tensor of shape (episodes, 2)
         The query loss and accuracy of every episode, before its outer step.
     """
-    state = outer.initial(theta)
-    history = []
-    for episode in episodes:
+
+    def step(
+        theta: Parameters, state: OuterState, episode: Episode
+    ) -> tuple[Parameters, OuterState, Tensor]:
         measured, gradient = meta_gradient(theta, episode, rates, clip, second_order, outer_loss)
         gradient = gradient._replace(weights=clipped(gradient.weights, clip))
-        theta, state = outer.step(theta, gradient, state)
-        history.append(torch.stack(measured))
-    return theta, torch.stack(history)
+        return *outer.step(theta, gradient, state), torch.stack(measured)
+
+    return run(step, theta, outer.initial(theta), episodes)
 
 
 class OuterState(NamedTuple):
-    """Memory of the outer optimisers within a client's round; `step` counts those of Adam."""
+    """Memory of the outer optimisers within a client's round.
 
-    step: int
+    `step` counts those of Adam and `lr` is eta_w; tensors without dimensions, as is all that
+    changes from one step, or one round, to the next.
+    """
+
+    step: Tensor
+    lr: Tensor
     momentum: list[Tensor]
     first: list[Tensor]
     second: list[Tensor]
@@ -216,7 +278,8 @@ class OuterOptimizers:
         """Return the state before the first step: all zero."""
         momentum = [torch.zeros_like(w) for w in theta.weights.values()]
         first, second = ([torch.zeros_like(a) for a in theta.alphas.tensors()] for _ in range(2))
-        return OuterState(0, momentum, first, second)
+        lr = torch.full_like(first[0][0, 0], self.lr)
+        return OuterState(torch.zeros_like(lr, dtype=torch.float64), lr, momentum, first, second)
 
     def step(
         self, theta: Parameters, gradient: Parameters, state: OuterState
@@ -233,7 +296,7 @@ class OuterOptimizers:
         values = [w.detach() for w in weights.values()]
         slopes = torch._foreach_add(list(gradient.values()), values, alpha=self.weight_decay)
         momentum = torch._foreach_add(torch._foreach_mul(state.momentum, self.momentum), slopes)
-        moved = torch._foreach_add(values, momentum, alpha=-self.lr)
+        moved = torch._foreach_sub(values, torch._foreach_mul(momentum, state.lr))
         return dict(zip(weights, moved, strict=True)), state._replace(momentum=list(momentum))
 
     def step_alphas(
@@ -250,7 +313,7 @@ class OuterOptimizers:
             moved.append(a.detach() - self.alpha_lr * unbiased[0] / (unbiased[1].sqrt() + 1e-8))
             first.append(m)
             second.append(v)
-        return Alphas(*moved), OuterState(count, state.momentum, first, second)
+        return Alphas(*moved), state._replace(step=count, first=first, second=second)
 
 
 def leaves(theta: Parameters) -> Parameters:
@@ -269,8 +332,11 @@ def _gradient(loss: Tensor, theta: Parameters, create_graph: bool) -> Parameters
 def clipped(gradient: Weights, clip: float) -> Weights:
     """Scale the gradient of the weights to a norm of at most `clip`."""
     slopes = list(gradient.values())
-    # Neither PyTorch's own clipping nor its foreach functions have a second derivative.
+    # PyTorch's own clipping has no second derivative, nor have its foreach functions.
     norm = torch.cat([slope.flatten() for slope in slopes]).norm()
     scale = (clip / (norm + 1e-12)).clamp(max=1.0)
-    scaled = [slope * scale for slope in slopes]
+    if scale.requires_grad:
+        scaled = [slope * scale for slope in slopes]
+    else:
+        scaled = list(torch._foreach_mul(slopes, scale))
     return dict(zip(gradient, scaled, strict=True))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from experiments.experiment import Experiment
 from experiments.randomness import rng
+from search_space.transfer import to_device
 
 
 def batches(
@@ -66,9 +67,10 @@ def augmented(images: Tensor, augment: str, generator: np.random.Generator) -> T
     if augment == "shift-flip":
         flip = torch.from_numpy(generator.random(count) < 0.5)
         columns = torch.where(flip[:, None], columns.flip(1), columns)
+    device = images.device
     return padded[
-        torch.arange(count)[:, None, None, None],
-        torch.arange(channels)[:, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
+        torch.arange(count, device=device)[:, None, None, None],
+        torch.arange(channels, device=device)[:, None, None],
+        to_device(rows, device)[:, None, :, None],
+        to_device(columns, device)[:, None, None, :],
     ]

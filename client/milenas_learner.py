@@ -17,7 +17,7 @@ from torch import Tensor
 
 from search_space.alphas import Alphas
 
-from .learner import Loss, OuterOptimizers, Parameters, clipped
+from .learner import Loss, OuterOptimizers, OuterState, Parameters, Runner, clipped, one_by_one
 from .sgd_learner import alphas_gradient, weights_gradient
 
 
@@ -34,6 +34,7 @@ def milenas_learner(
     optimizers: OuterOptimizers,
     clip: float,
     support_share: float,
+    run: Runner = one_by_one,
 ) -> tuple[Parameters, Tensor]:
     """Take one step of the alphas and one of the weights for each pair of batches.
 
@@ -49,6 +50,8 @@ def milenas_learner(
         Greatest norm of the gradient of the weights; that of the alphas is not clipped.
     support_share : float
         lambda, >= 0.
+    run : callable, optional
+        As that of :func:`client.learner.meta_learner`.
 
     Returns
     -------
@@ -57,9 +60,10 @@ def milenas_learner(
     history : Tensor of shape (steps, 2)
         The query loss and accuracy of every pair, before its steps.
     """
-    state = optimizers.initial(theta)
-    history = []
-    for pair in pairs:
+
+    def step(
+        theta: Parameters, state: OuterState, pair: BatchPair
+    ) -> tuple[Parameters, OuterState, Tensor]:
         measured, of_query = alphas_gradient(pair.query, theta)
         _, of_support = alphas_gradient(pair.support, theta)
         both = zip(of_query.tensors(), of_support.tensors(), strict=True)
@@ -68,6 +72,6 @@ def milenas_learner(
         theta = theta._replace(alphas=alphas)
         _, gradient = weights_gradient(pair.support, theta)
         weights, state = optimizers.step_weights(theta.weights, clipped(gradient, clip), state)
-        theta = theta._replace(weights=weights)
-        history.append(torch.stack(measured))
-    return theta, torch.stack(history)
+        return theta._replace(weights=weights), state, torch.stack(measured)
+
+    return run(step, theta, optimizers.initial(theta), pairs)

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,16 +16,20 @@ from torch import Tensor
 from experiments.experiment import Experiment
 from experiments.randomness import torch_generator
 from search_space.alphas import Alphas, Noise
-from search_space.prediction import Relaxed, evaluate, loss_and_accuracy
+from search_space.prediction import Relaxed, evaluate
 from strategies import wire
 
+from .batch_loss import BatchLoss
+from .cuda_graphs import STEPS
 from .learner import (
     Episode,
     InnerRates,
     Loss,
     OuterOptimizers,
     Parameters,
+    Runner,
     meta_learner,
+    one_by_one,
     task_learner,
 )
 from .local_data import batches
@@ -124,11 +129,12 @@ class MetaClient(NumPyClient):
             settings.weight_decay,
         )
         theta = self._theta(parameters)
+        run = self._runner(this_round, optimizers)
         if this_round.learner == "sgd":
-            return sgd_learner(theta, self._steps(this_round), optimizers, settings.clip)
+            return sgd_learner(theta, self._steps(this_round), optimizers, settings.clip, run)
         if this_round.learner == "milenas":
             pairs, share = self._pairs(this_round), this_round.support_share
-            return milenas_learner(theta, pairs, optimizers, settings.clip, share)
+            return milenas_learner(theta, pairs, optimizers, settings.clip, share, run)
         return meta_learner(
             theta,
             self._episodes(this_round),
@@ -137,7 +143,23 @@ class MetaClient(NumPyClient):
             settings.clip,
             settings.second_order,
             settings.outer_loss,
+            run,
         )
+
+    def _runner(self, this_round: _Round, optimizers: OuterOptimizers) -> Runner:
+        """Return what runs the steps: on a GPU recordings, where all run the same kernels."""
+        if self.experiment.device.type != "cuda" or not this_round.relaxed.is_fixed:
+            return one_by_one
+        plan = (
+            self.experiment.settings.client,
+            this_round.relaxed.identity,
+            this_round.learner,
+            this_round.support_share,
+            self._inner_rates(this_round),
+            replace(optimizers, lr=0.0),  # which is with the optimisers' state
+            self._is_before_meta(this_round),
+        )
+        return partial(STEPS.run, plan)
 
     def evaluate(
         self, parameters: list[Any], config: dict[str, Any]
@@ -216,8 +238,7 @@ class MetaClient(NumPyClient):
             noise = Noise.draw(experiment.topology, generator, torch.float32)
             return self._loss(this_round, batch, noise.to(experiment.device))
 
-        of_phase, rounds = this_round.progress
-        if of_phase <= settings.meta_start * rounds:
+        if self._is_before_meta(this_round):
             for batch in islice(self._batches("train", number), self._count()):
                 yield Episode([], loss(batch))
             return
@@ -226,6 +247,10 @@ class MetaClient(NumPyClient):
         for _ in range(settings.episodes):
             inner = [loss(next(support)) for _ in range(settings.inner_steps)]
             yield Episode(inner, loss(next(query)))
+
+    def _is_before_meta(self, this_round: _Round) -> bool:
+        of_phase, rounds = this_round.progress
+        return of_phase <= self.experiment.settings.client.meta_start * rounds
 
     def _steps(self, this_round: _Round) -> Iterator[Loss]:
         """Draw the batches of plain SGD, from support and query part alike."""
@@ -255,13 +280,7 @@ class MetaClient(NumPyClient):
         return batches(self.experiment, indices, number, self.partition_id, part)
 
     def _loss(self, this_round: _Round, batch: tuple[Tensor, Tensor], noise: Noise | None) -> Loss:
-        images, labels = batch
-
-        def loss(theta: Parameters) -> tuple[Tensor, Tensor]:
-            logits = this_round.relaxed.predict(theta.weights, theta.alphas, images, noise)
-            return loss_and_accuracy(logits, labels)
-
-        return loss
+        return BatchLoss(this_round.relaxed, *batch, noise)
 
     def _test(self, theta: Parameters, this_round: _Round) -> tuple[float, float]:
         """Return loss and accuracy on the test part."""

@@ -15,13 +15,28 @@ from torch import Tensor
 from search_space.alphas import Alphas
 from search_space.supernet import Weights
 
-from .learner import Loss, OuterOptimizers, Parameters, clipped
+from .learner import Loss, OuterOptimizers, OuterState, Parameters, Runner, clipped, one_by_one
 
 
 def sgd_learner(
-    theta: Parameters, losses: Iterable[Loss], optimizers: OuterOptimizers, clip: float
+    theta: Parameters,
+    losses: Iterable[Loss],
+    optimizers: OuterOptimizers,
+    clip: float,
+    run: Runner = one_by_one,
 ) -> tuple[Parameters, Tensor]:
     """Take one step of the weights for each loss; the alphas stay.
+
+    Parameters
+    ----------
+    theta, run
+        As those of :func:`client.learner.meta_learner`.
+    losses : iterable of Loss
+        At least one.
+    optimizers : OuterOptimizers
+        SGD with momentum.
+    clip : float
+        Greatest norm of the gradient.
 
     Returns
     -------
@@ -30,14 +45,15 @@ def sgd_learner(
     history : Tensor of shape (steps, 2)
         The loss and accuracy of every batch, before its step.
     """
-    state = optimizers.initial(theta)
-    history = []
-    for loss in losses:
+
+    def step(
+        theta: Parameters, state: OuterState, loss: Loss
+    ) -> tuple[Parameters, OuterState, Tensor]:
         measured, slopes = weights_gradient(loss, theta)
         weights, state = optimizers.step_weights(theta.weights, clipped(slopes, clip), state)
-        theta = theta._replace(weights=weights)
-        history.append(torch.stack(measured))
-    return theta, torch.stack(history)
+        return theta._replace(weights=weights), state, torch.stack(measured)
+
+    return run(step, theta, optimizers.initial(theta), losses)
 
 
 def weights_gradient(loss: Loss, theta: Parameters) -> tuple[tuple[Tensor, Tensor], Weights]:

@@ -20,6 +20,7 @@ from search_space.genotype import MOST_WEIGHTS
 from search_space.prediction import Relaxed
 from search_space.relaxation import TemperatureSchedule
 from search_space.supernet import Network, NetworkShape, Weights, build_supernet, initial_weights
+from search_space.transfer import to_device
 from strategies.fedmetanas import SearchPlan
 
 from .cache import open_dataset
@@ -95,9 +96,9 @@ class Experiment:
 
     def batch(self, images: Images, indices: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W), scaled to [-1, 1], and labels (B,) on the device."""
-        pixels = torch.from_numpy(images.images[indices]).to(self.device)
+        pixels = to_device(torch.from_numpy(images.images[indices]), self.device)
         scaled = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-        return scaled, torch.from_numpy(images.labels[indices]).to(self.device)
+        return scaled, to_device(torch.from_numpy(images.labels[indices]), self.device)
 
     def batches(
         self, images: Images, indices: np.ndarray[Any, Any] | None = None

@@ -14,6 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from .transfer import to_device
+
 CELL_TYPES = ("normal", "reduce")
 
 
@@ -113,8 +115,8 @@ class PerCell:
         return [tensor for _, tensor in self.items()]
 
     def to(self, device: torch.device) -> Self:
-        """Return the same on a device."""
-        return type(self)(*(tensor.to(device) for tensor in self.tensors()))
+        """Return the same, of the host, on a device."""
+        return type(self)(*(to_device(tensor, device) for tensor in self.tensors()))
 
 
 PER_CELL_NAMES = ("op_normal", "op_reduce", "input_normal", "input_reduce")

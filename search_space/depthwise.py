@@ -15,7 +15,8 @@ arithmetic says 2. For y = conv(x, w) with padding that keeps the size:
 Where stride and dilation are equal, only every so manieth pixel is seen: the convolution is one of
 these alone, with neither.
 
-All gradients are differentiable again, as second-order MAML asks. None of this is done on a GPU.
+All gradients are differentiable again, as second-order MAML asks. On a GPU its libraries' gradients
+are fast, but only without dilation: there a dilated convolution is one of the coarser images, too.
 """
 
 from typing import Any
@@ -180,17 +181,34 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     Tensor
         (B, C, ceil(H / stride), ceil(W / stride)).
     """
-    if x.device.type == "cpu":
-        weight = _that_see(weight, max(x.shape[2:]), dilation)
-        kernel = weight.shape[-1]
-        if stride == dilation > 1:
-            x = subsample(x, stride)
-            stride = dilation = 1
-        if kernel > 3 or dilation > 1:
-            return _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
-    return F.conv2d(
-        x, weight, None, stride, dilation * (weight.shape[-1] // 2), dilation, len(weight)
-    )
+    weight = _that_see(weight, max(x.shape[2:]), dilation)
+    if stride == dilation > 1:
+        x = subsample(x, stride)
+        stride = dilation = 1
+    if x.device.type == "cpu" and (weight.shape[-1] > 3 or dilation > 1):
+        return _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
+    if x.device.type != "cpu" and stride < dilation and not any(n % dilation for n in x.shape[2:]):
+        return on_coarser_images(x, weight, dilation)
+    return _convolve(x, weight, stride, dilation)
+
+
+def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    padding = dilation * (weight.shape[-1] // 2)
+    return F.conv2d(x, weight, None, stride, padding, dilation, len(weight))
+
+
+def on_coarser_images(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """Convolve at stride 1 with dilation, which must divide height and width, by images without.
+
+    The images of every so manieth pixel lie one behind the other in the batch.
+    """
+    count, channels, height, width = x.shape
+    pixels = x.permute(0, 2, 3, 1)
+    grid = pixels.reshape(count, height // dilation, dilation, width // dilation, dilation, -1)
+    coarse = grid.permute(2, 4, 0, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
+    result = _convolve(coarse, weight, 1, 1).permute(0, 2, 3, 1)
+    grid = result.reshape(dilation, dilation, count, *result.shape[1:3], channels)
+    return grid.permute(2, 3, 0, 4, 1, 5).reshape(pixels.shape).permute(0, 3, 1, 2)
 
 
 def _that_see(weight: Tensor, side: int, dilation: int) -> Tensor:

@@ -39,14 +39,15 @@ def register(name: str) -> Callable[[OperationFactory], OperationFactory]:
     Parameters
     ----------
     name : str
-        A Python identifier that is not taken; it becomes part of the names of the weights.
+        A Python identifier that is not taken, not by PyTorch's modules either; it becomes part of
+        the names of the weights.
 
     Raises
     ------
     ValueError
         If the name is taken or is not an identifier.
     """
-    if not name.isidentifier() or name in OPERATIONS:
+    if not name.isidentifier() or name in OPERATIONS or hasattr(nn.ModuleDict, name):
         raise ValueError(f"operation name {name!r} is taken or not an identifier")
 
     def add(factory: OperationFactory) -> OperationFactory:
@@ -146,8 +147,9 @@ class PointwiseConvNorm(Scalable):
         Where it is `deferred` the result may be a product, still to be computed with others.
         """
         outputs, inputs = self.weight.shape[:2]
-        # The covariance of many inputs costs more than the statistics of few outputs.
-        if self.norm.groups is not None or inputs > outputs:
+        # The covariance of many inputs costs more than the statistics of few outputs; on a GPU
+        # that of any.
+        if self.norm.groups is not None or inputs > outputs or x.device.type != "cpu":
             return self.norm(pointwise(x, self.weight), factor)  # type: ignore[no-any-return]
         factor = x.new_ones(outputs) if factor is None else factor
         product = Product(x, self.weight, factor)

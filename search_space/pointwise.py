@@ -186,3 +186,51 @@ def _by_autograd(
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     """Convolve the channels of each pixel: `x` (B, C, H, W), `weight` (C', C, 1, 1)."""
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
+
+
+class _GroupedPointwise(torch.autograd.Function):
+    """The products of all groups, written side by side; see :func:`grouped_pointwise`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        groups, outputs, inputs = weight.shape
+        count, _, height, width = x.shape
+        result = x.new_empty(count, height, width, groups * outputs)
+        torch.bmm(
+            _pixels(x).view(-1, groups, inputs).transpose(0, 1),
+            weight.transpose(1, 2),
+            out=result.view(-1, groups, outputs).transpose(0, 1),
+        )
+        return result.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = _GroupedPointwise.apply(slope, weight.transpose(1, 2))
+        # One product of all groups with all, of which the pairs alike are cut out: products of
+        # few channels over very many pixels, each on its own, take three times as long.
+        product = _pixels(slope).t() @ _pixels(x)
+        groups, outputs, inputs = weight.shape
+        blocks = product.view(groups, outputs, groups, inputs).diagonal(dim1=0, dim2=2)
+        return of_x, blocks.permute(2, 0, 1)
+
+
+def grouped_pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolve the channels of each pixel, each group of channels with weights of its own.
+
+    Parameters
+    ----------
+    x : Tensor
+        (B, G C, H, W), best in the memory format ``channels_last``.
+    weight : Tensor
+        (G, C', C, 1, 1).
+
+    Returns
+    -------
+    Tensor
+        (B, G C', H, W), channels last.
+    """
+    return _GroupedPointwise.apply(x, weight.flatten(2))  # type: ignore[no-any-return]

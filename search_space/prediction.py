@@ -1,6 +1,6 @@
 """What a supernet predicts under given architecture parameters, and how well it does."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,6 +52,17 @@ class Relaxed:
     def decided(self) -> bool:
         """Whether the mask is one-hot, so that alphas say nothing more."""
         return self.mask.is_one_hot(self.shape.topology)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every forward pass runs the same operations."""
+        return self.decided or self.relaxation != "gumbel-hard"
+
+    @cached_property
+    def identity(self) -> Hashable:
+        """What predictions depend on other than their arguments, to compare by."""
+        mask = b"".join(tensor.numpy().tobytes() for tensor in self.mask.tensors())
+        return self.shape, mask, None if self.decided else (self.relaxation, self.tau)
 
     @cached_property
     def _mask(self) -> Mask:

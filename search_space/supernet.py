@@ -13,6 +13,7 @@ the operations of a genotype alone.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from .operations import (
 from .pointwise import Product
 from .relaxation import Coefficients
 from .sums import Scaled, Sum
+from .wide import is_on_gpu, wide
 
 #: Names and values of the weights of a network.
 Weights = dict[str, Tensor]
@@ -203,11 +205,16 @@ class Cell(nn.Module):
             source = Source(sums[number].result())
             states.append(source.state)
             places = [(edge, name) for edge in edges for name in alive.get(edge, ())]
-            if is_small(source.state) and any(place in self.separable for place in places):
+            convs = sorted(self.separable.keys() & places, key=self._kind)
+            if convs and is_small(source.state):
                 together = [p for p in places if p in self.separable or self.steps[p].is_shared]
                 places = [place for place in places if place not in together]
                 for end, total in self._bundle(source, together, coefficients):
                     sums[end].add(total)
+            elif convs and is_on_gpu(source.state):
+                places = [place for place in places if place not in convs]
+                for place, term in self._widened(source, convs, factors):
+                    sums[self._end(place)].add(term)
             for place in places:
                 sums[self._end(place)].add(self.steps[place](source, factors(place)))
         return torch.cat(states[2:], dim=1)
@@ -216,11 +223,26 @@ class Cell(nn.Module):
         """Return the number of the state to which an edge leads."""
         return 2 + self.topology.edges[place[0]][0]
 
+    def _kind(self, place: Place) -> tuple[tuple[int, int, int], Place]:
+        """Return by what the separable convolutions are sorted."""
+        return kind(self.separable[place]), place
+
+    def _widened(
+        self, source: Source, places: list[Place], factors: Callable[[Place], Tensor | None]
+    ) -> Iterator[tuple[Place, Tensor]]:
+        """Compute separable convolutions of a state, sorted, those of each kind at once."""
+        x = source.through(RELU)
+        for _, group in groupby(places, key=lambda place: self._kind(place)[0]):
+            own = list(group)
+            scales = [factor for factor in map(factors, own) if factor is not None]
+            results = wide(x, [self.separable[place] for place in own], scales or None)
+            yield from zip(own, results, strict=True)
+
     def _bundle(
         self, source: Source, places: list[Place], coefficients: Tensor | None
     ) -> Iterator[tuple[int, Tensor]]:
         """Compute many operations on a state; yield for each state they lead to their sum."""
-        convs = sorted(self.separable.keys() & places, key=lambda p: (kind(self.separable[p]), p))
+        convs = sorted(self.separable.keys() & places, key=self._kind)
         others = [place for place in places if place not in self.separable]
         shared = list(dict.fromkeys(self.steps[place].shared for place in others))
         of_others = [len(convs) + shared.index(self.steps[place].shared) for place in others]

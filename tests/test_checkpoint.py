@@ -250,6 +250,9 @@ def test_killed_at_random_moments(runs: int, kills: int, tmp_path: Path) -> None
     overrides = (*SETTINGS, "rounds=6")
     run_to_the_end(tmp_path / "whole", *overrides)
     arguments = ["run", experiment_file(tmp_path, *overrides), "--engine", "inline"]
+    started = time.perf_counter()
+    in_a_process(main, [*arguments, "--out", str(tmp_path / "timed")]).join()
+    longest = 0.9 * (time.perf_counter() - started) / kills
     moments = random.Random(kills)
     landed = 0
 
@@ -262,7 +265,7 @@ def test_killed_at_random_moments(runs: int, kills: int, tmp_path: Path) -> None
         folder = tmp_path / f"run-{number}"
         for _ in range(kills):
             process = in_a_process(main, again(folder))
-            process.join(moments.uniform(0.05, 3.0 / kills))
+            process.join(moments.uniform(0.05 * longest, longest))
             process.kill()
             process.join()
             landed += process.exitcode == -signal.SIGKILL
@@ -272,7 +275,7 @@ def test_killed_at_random_moments(runs: int, kills: int, tmp_path: Path) -> None
             assert main(again(folder)) == 0
 
         assert_same_run(tmp_path / "whole", folder)
-    assert landed >= runs
+    assert landed > 0.7 * runs  # those that came too late are no test
 
 
 def test_a_comparison_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
