@@ -15,14 +15,19 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from client.batch_loss import BatchLoss
+from client.cuda_graphs import RecordedSteps, cuda_graphs
 from client.learner import (
     Episode,
     InnerRates,
     Loss,
     OuterOptimizers,
+    OuterState,
     Parameters,
+    Runner,
     leaves,
     meta_learner,
+    one_by_one,
 )
 from experiments.engines import CLIENT_APP, AppByName
 from experiments.experiment import SIMULATED, open_experiment
@@ -30,7 +35,7 @@ from experiments.inline_engine import NODE, InlineGrid
 from experiments.settings import load
 from search_space.alphas import Alphas, Mask, Noise, Topology
 from search_space.operations import DEFAULT_OPERATIONS
-from search_space.prediction import Relaxed, loss_and_accuracy
+from search_space.prediction import CPU, Relaxed, loss_and_accuracy
 from search_space.relaxation import relax
 from search_space.supernet import (
     NetworkShape,
@@ -62,13 +67,15 @@ class Search:
     support: tuple[Tensor, Tensor]
     query: tuple[Tensor, Tensor]
     noise: Noise
+    device: torch.device
 
     @staticmethod
-    def of(shape: NetworkShape, batch_size: int, size: int) -> "Search":
+    def of(shape: NetworkShape, batch_size: int, size: int, device: torch.device = CPU) -> "Search":
         """Draw parameters and batches of images of `size` x `size` pixels."""
         generator = torch.Generator().manual_seed(0)
         weights = initial_weights(build_supernet(shape), generator)
-        theta = Parameters(weights, Alphas.initial(shape.topology, generator))
+        alphas = Alphas.initial(shape.topology, generator).to(device)
+        theta = Parameters({name: w.to(device) for name, w in weights.items()}, alphas)
         batches = [
             (
                 torch.randn(batch_size, shape.in_channels, size, size, generator=generator),
@@ -76,12 +83,13 @@ class Search:
             )
             for _ in range(2)
         ]
-        noise = Noise.draw(shape.topology, generator, torch.float32)
-        return Search(shape, theta, batches[0], batches[1], noise)
+        support, query = ((images.to(device), labels.to(device)) for images, labels in batches)
+        noise = Noise.draw(shape.topology, generator, torch.float32).to(device)
+        return Search(shape, theta, support, query, noise, device)
 
     def plain_loss(self, batch: tuple[Tensor, Tensor], relaxation: str = "gumbel") -> Loss:
         """Return the plain supernet's loss of a batch."""
-        mask = Mask.full(self.shape.topology)
+        mask = Mask.full(self.shape.topology).to(self.device)
 
         def loss(theta: Parameters) -> tuple[Tensor, Tensor]:
             coefficients = relax(
@@ -95,24 +103,32 @@ class Search:
     def our_loss(self, batch: tuple[Tensor, Tensor], mask: Mask | None = None) -> Loss:
         """Return the supernet's loss of a batch."""
         mask = Mask.full(self.shape.topology) if mask is None else mask
-        relaxed = Relaxed(build_supernet(self.shape), self.shape, mask, 1.0, "gumbel")
+        network = build_supernet(self.shape)
+        relaxed = Relaxed(network, self.shape, mask, 1.0, "gumbel", self.device)
+        return BatchLoss(relaxed, *batch, self.noise)
 
-        def loss(theta: Parameters) -> tuple[Tensor, Tensor]:
-            logits = relaxed.predict(theta.weights, theta.alphas, batch[0], self.noise)
-            return loss_and_accuracy(logits, batch[1])
+    def our_runner(self) -> Runner:
+        """Return what runs our steps, as a client's are: on a GPU recordings."""
+        if self.device.type == "cpu":
+            return one_by_one
+        return partial(RecordedSteps(cuda_graphs).run, "benchmark")
 
-        return loss
 
-
-def weight_step(run: Search, loss: Loss) -> Callable[[], Any]:
+def weight_step(run: Search, loss: Loss, runner: Runner = one_by_one) -> Callable[[], Parameters]:
     """Return a function that takes one step of SGD: forward, backward, update."""
 
-    def step() -> list[Tensor]:
-        theta = leaves(run.theta)
-        slopes = torch.autograd.grad(loss(theta)[0], theta.tensors(), materialize_grads=True)
-        return [t.detach() - 0.1 * s for t, s in zip(theta.tensors(), slopes, strict=True)]
+    def step(
+        theta: Parameters, state: OuterState, loss: Loss
+    ) -> tuple[Parameters, OuterState, Tensor]:
+        theta = leaves(theta)
+        value, accuracy = loss(theta)
+        slopes = torch.autograd.grad(value, theta.tensors(), materialize_grads=True)
+        moved = [t.detach() - 0.1 * s for t, s in zip(theta.tensors(), slopes, strict=True)]
+        return theta.with_tensors(moved), state, torch.stack([value.detach(), accuracy])
 
-    return step
+    nothing = torch.zeros((), device=run.device)
+    state = OuterState(nothing, nothing, [], [], [])
+    return lambda: runner(step, run.theta, state, [loss])[0]
 
 
 def plain_fednas_batch(run: Search) -> Callable[[], Any]:
@@ -135,7 +151,8 @@ def plain_fednas_batch(run: Search) -> Callable[[], Any]:
 
 def plain_episode(run: Search) -> Callable[[], Any]:
     """Return a first-order episode on the plain supernet."""
-    return _episode(run.theta, run.plain_loss(run.support), run.plain_loss(run.query))
+    support, query = run.plain_loss(run.support), run.plain_loss(run.query)
+    return _episode(run.theta, support, query, one_by_one)
 
 
 def our_episode(run: Search, mask: Mask | None = None) -> Callable[[], Any]:
@@ -144,67 +161,74 @@ def our_episode(run: Search, mask: Mask | None = None) -> Callable[[], Any]:
     if mask is not None:
         names = alive_names(run.shape, list(theta.weights), mask.alive(run.shape.topology))
         theta = Parameters({name: theta.weights[name] for name in names}, theta.alphas)
-    return _episode(theta, run.our_loss(run.support, mask), run.our_loss(run.query, mask))
+    support, query = run.our_loss(run.support, mask), run.our_loss(run.query, mask)
+    return _episode(theta, support, query, run.our_runner())
 
 
-def _episode(theta: Parameters, support: Loss, query: Loss) -> Callable[[], Any]:
+def _episode(theta: Parameters, support: Loss, query: Loss, runner: Runner) -> Callable[[], Any]:
     episodes = [Episode([support], query)]
-    return lambda: meta_learner(theta, episodes, RATES, OUTER, CLIP, second_order=False)
+    return lambda: meta_learner(theta, episodes, RATES, OUTER, CLIP, False, run=runner)
 
 
-def small_search() -> Search:
+def small_search(device: torch.device) -> Search:
     """Return the supernet and the batches of the experiment digits."""
     settings = load("digits")
     shape = open_experiment(settings).shape
-    return Search.of(shape, settings.client.batch_size, 8)
+    return Search.of(shape, settings.client.batch_size, 8, device)
 
 
-def step(batch_size: int, repeats: int) -> Iterator[Comparison]:
+def step(batch_size: int, repeats: int, device: torch.device) -> Iterator[Comparison]:
     """Compare one weight step."""
-    searches = {"full supernet": Search.of(LARGE, batch_size, 32), "digits": small_search()}
-    for name, run in searches.items():
+    large = Search.of(LARGE, batch_size, 32, device)
+    for name, run in {"full supernet": large, "digits": small_search(device)}.items():
         plain, ours = (loss(run.query) for loss in (run.plain_loss, run.our_loss))
         # The backward pass has twice the work of the forward pass.
         flop = 3 * count_flop(partial(plain, run.theta))
-        steps = weight_step(run, plain), weight_step(run, ours)
+        steps = weight_step(run, plain), weight_step(run, ours, run.our_runner())
         calls = repeats if name == "full supernet" else 10 * repeats
-        yield compare(f"step, {name}", *steps, calls, flop)
+        yield compare(f"step, {name}", *steps, calls, flop, device)
 
 
-def episode(batch_size: int, repeats: int) -> Iterator[Comparison]:
+def episode(batch_size: int, repeats: int, device: torch.device) -> Iterator[Comparison]:
     """Compare episodes: with FedNAS's batch, over a whole search, on a small net."""
-    run = Search.of(LARGE, batch_size, 32)
-    fednas = plain_fednas_batch(run)
-    first = compare("episode, full supernet, against FedNAS", fednas, our_episode(run), repeats)
+    run = Search.of(LARGE, batch_size, 32, device)
+    case, fednas = "episode, full supernet, against FedNAS", plain_fednas_batch(run)
+    first = compare(case, fednas, our_episode(run), repeats, device=device)
     yield first
     total, rounds = 0.0, 0
     for mask, count in masks_of_a_search():
         episode_of_round = our_episode(run, mask)
         episode_of_round()
-        total += count * in_turns({"ours": episode_of_round}, 1)["ours"][0]
+        total += count * in_turns({"ours": episode_of_round}, 1, device)["ours"][0]
         rounds += count
     yield Comparison("the same, mean over a search", "s", first.plain, total / rounds, 0.0)
-    run = small_search()
-    yield compare("episode, digits", plain_episode(run), our_episode(run), 10 * repeats)
+    run = small_search(device)
+    episodes = plain_episode(run), our_episode(run)
+    yield compare("episode, digits", *episodes, 10 * repeats, device=device)
 
 
-def memory(batch_size: int, repeats: int) -> Iterator[Comparison]:
+def memory(batch_size: int, repeats: int, device: torch.device) -> Iterator[Comparison]:
     """Compare the greatest memory of one weight step, each in a process of its own."""
-    plain, ours = (peak_memory(_prepared_step, name, batch_size) for name in ("plain", "ours"))
+    plain, ours = (
+        peak_memory(_prepared_step, name, batch_size, device) for name in ("plain", "ours")
+    )
     yield Comparison("memory of a step, full supernet", "MB", plain, ours, 0.0)
 
 
-def _prepared_step(name: str, batch_size: int) -> Callable[[], Any]:
+def _prepared_step(name: str, batch_size: int, device: torch.device) -> Callable[[], Any]:
     torch.set_num_threads(1)
-    run = Search.of(LARGE, batch_size, 32)
-    return weight_step(run, (run.plain_loss if name == "plain" else run.our_loss)(run.query))
+    run = Search.of(LARGE, batch_size, 32, device)
+    if name == "plain":
+        return weight_step(run, run.plain_loss(run.query))
+    return weight_step(run, run.our_loss(run.query), run.our_runner())
 
 
-def round_(batch_size: int, repeats: int) -> Iterator[Comparison]:
+def round_(batch_size: int, repeats: int, device: torch.device) -> Iterator[Comparison]:
     """Compare the wall time of Ray's rounds with their compute, and that of messages with 3 ms."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         command = [sys.executable, "-m", "experiments", "run", "digits", "rounds=8"]
+        command.append(f"engine.device={device.type}")
         quiet = ["evaluation.every=100", "search.tau_rounds=3", "--out", str(out)]
         subprocess.run([*command, *quiet], check=True, stdout=subprocess.DEVNULL)
         lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -279,7 +303,7 @@ def masks_of_a_search() -> list[tuple[Mask, int]]:
     return [(first[key], count) for key, count in counts.items()]
 
 
-CASES: dict[str, Callable[[int, int], Iterator[Comparison]]] = {
+CASES: dict[str, Callable[[int, int, torch.device], Iterator[Comparison]]] = {
     "step": step,
     "episode": episode,
     "round": round_,

@@ -15,8 +15,10 @@ from .cases import CASES
 from .measure import Comparison, convolution_peak
 
 
-def bench(cases: Sequence[str], batch_size: int, repeats: int, as_json: bool) -> None:
-    """Run some cases on one thread and print what they took.
+def bench(
+    cases: Sequence[str], batch_size: int, repeats: int, device_type: str, as_json: bool
+) -> None:
+    """Run some cases, on a CPU on one thread, and print what they took.
 
     Parameters
     ----------
@@ -26,24 +28,33 @@ def bench(cases: Sequence[str], batch_size: int, repeats: int, as_json: bool) ->
         Images in a batch of the full supernet.
     repeats : int
         Calls of each, in turns, of which the median counts; small nets are called ten times more.
+    device_type : {"cpu", "cuda"}
+        Where to compute.
     as_json : bool
         Print JSON instead of a table.
     """
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    peak = convolution_peak()
-    rows = [row for name in cases or CASES for row in CASES[name](batch_size, repeats)]
+    device = torch.device(device_type)
+    peak = convolution_peak(device)
+    rows = [row for name in cases or CASES for row in CASES[name](batch_size, repeats, device)]
     if as_json:
         machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+        if device_type == "cuda":
+            machine += f", {torch.cuda.get_device_name()}"
         table = [{**asdict(row), "ratio": row.ratio} for row in rows]
         facts = {"machine": machine, "torch": torch.__version__, "peak_gflops": peak}
         print(json.dumps({**facts, "rows": table}, indent=2))
     else:
-        Console(width=140).print(_table(rows, peak))
+        Console(width=140).print(_table(rows, _where(device), peak))
 
 
-def _table(rows: list[Comparison], peak: float) -> Table:
-    table = Table(title=f"one thread; a dense convolution reaches {peak:.0f} GFLOP/s here")
+def _where(device: torch.device) -> str:
+    return "one thread" if device.type == "cpu" else torch.cuda.get_device_name()
+
+
+def _table(rows: list[Comparison], where: str, peak: float) -> Table:
+    table = Table(title=f"{where}; a dense convolution reaches {peak:.0f} GFLOP/s here")
     for column in ("case", "plain", "ours", "spread", "ratio", "GFLOP/s", "of peak"):
         table.add_column(column, justify="left" if column == "case" else "right")
     for row in rows:

@@ -1,4 +1,4 @@
-"""Time and memory of functions, compared in one run and in turns."""
+"""Time and memory of functions, compared in one run and in turns, on a CPU or a GPU."""
 
 import multiprocessing
 import statistics
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
+
+from search_space.prediction import CPU
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Comparison:
         return self.plain / self.ours
 
 
-def in_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def in_turns(
+    functions: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device = CPU
+) -> dict[str, list[float]]:
     """Return the seconds of every call; call each once before, the first call takes longer.
 
     Machines are slower at one time than at another: calls that are compared alternate.
@@ -52,10 +56,22 @@ def in_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[s
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(_seconds(function, device))
     return seconds
+
+
+def _seconds(function: Callable[[], Any], device: torch.device) -> float:
+    """Time a call, on a GPU by events in its own queue: it runs on when the host is done."""
+    if device.type == "cpu":
+        started = time.perf_counter()
+        function()
+        return time.perf_counter() - started
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    start.record()
+    function()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000
 
 
 def compare(
@@ -64,11 +80,12 @@ def compare(
     ours: Callable[[], Any],
     repeats: int,
     flop: float = 0.0,
+    device: torch.device = CPU,
 ) -> Comparison:
     """Time two functions in turns."""
     plain()
     ours()
-    return of_seconds(case, in_turns({"plain": plain, "ours": ours}, repeats), flop)
+    return of_seconds(case, in_turns({"plain": plain, "ours": ours}, repeats, device), flop)
 
 
 def count_flop(function: Callable[[], Any]) -> float:
@@ -86,7 +103,10 @@ def of_seconds(case: str, seconds: Mapping[str, list[float]], flop: float = 0.0)
 
 
 def peak_memory(function: Callable[..., Any], *arguments: Any) -> float:
-    """Return the MB that a call adds to the greatest memory of a new process."""
+    """Return the MB that calling what a function returns adds to a new process's greatest memory.
+
+    Once a process uses a GPU, it is the memory there that counts.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_peak, args=(sender, function, arguments))
@@ -104,16 +124,21 @@ def _send_peak(sender: Any, function: Callable[..., Any], arguments: tuple[Any, 
 
 
 def _greatest_memory() -> float:
-    """Return the greatest resident memory of this process so far, in MB."""
+    """Return the greatest memory of this process so far, in MB."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.cuda.max_memory_allocated() / 1e6
     # getrusage would count that of the process which started this one, too.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def convolution_peak() -> float:
+def convolution_peak(device: torch.device = CPU) -> float:
     """Return the GFLOP/s of a dense 3x3 convolution of 64 channels on this machine."""
-    x, weight = torch.randn(16, 64, 32, 32), torch.randn(64, 64, 3, 3)
-    seconds = in_turns({"peak": lambda: F.conv2d(x, weight, padding=1)}, 15)["peak"]
-    flop: float = 2.0 * 16 * 32 * 32 * weight.numel()
+    count = 16 if device.type == "cpu" else 1024
+    x, weight = (
+        torch.randn(*size, device=device) for size in ((count, 64, 32, 32), (64, 64, 3, 3))
+    )
+    seconds = in_turns({"peak": lambda: F.conv2d(x, weight, padding=1)}, 15, device)["peak"]
+    flop: float = 2.0 * count * 32 * 32 * weight.numel()
     return flop / statistics.median(seconds) / 1e9

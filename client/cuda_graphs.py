@@ -39,9 +39,10 @@ class RecordedSteps:
         self.forget()
 
     def forget(self) -> None:
-        """Drop all recordings."""
+        """Drop all recordings, and give their memory back to the GPU."""
         self.plan: Hashable = None
         self.recordings: OrderedDict[Hashable, _Recording] = OrderedDict()
+        torch.cuda.empty_cache()  # does nothing where no GPU was used
 
     def run(
         self, plan: Hashable, step: Step, theta: Parameters, state: OuterState, items: Iterable[Any]
@@ -125,8 +126,7 @@ def cuda_graphs() -> Record:
     pool = torch.cuda.graph_pool_handle()
 
     def record(function: Callable[[], None]) -> Callable[[], None]:
-        # What the step before has used, or graphs that are gone, the graph can use for itself.
-        torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # what the step before has used, the graph can use
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
             function()

@@ -17,6 +17,7 @@ from experiments.experiment import Experiment
 from experiments.randomness import torch_generator
 from search_space.alphas import Alphas, Noise
 from search_space.prediction import Relaxed, evaluate
+from search_space.transfer import all_to_device
 from strategies import wire
 
 from .batch_loss import BatchLoss
@@ -218,10 +219,8 @@ class MetaClient(NumPyClient):
         # Where all is decided no alphas are sent, and any will do.
         arrays = wire.to_arrays({}, Alphas.equal(self.experiment.topology))
         arrays |= dict(zip(self.keys, parameters, strict=True))
-        weights, alphas = wire.from_arrays(arrays)
-        device = self.experiment.device
-        weights = {name: tensor.to(device) for name, tensor in weights.items()}
-        return Parameters(weights, alphas.to(device))
+        theta = Parameters(*wire.from_arrays(arrays))
+        return theta.with_tensors(all_to_device(theta.tensors(), self.experiment.device))
 
     def _episodes(self, this_round: _Round) -> Iterator[Episode]:
         """Draw the episodes of a round: batches, and noise for each forward pass.

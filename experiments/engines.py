@@ -29,6 +29,7 @@ from .settings import Settings, SettingsError
 
 SERVER_APP = "server.app:app"
 CLIENT_APP = "client.app:app"
+STEPS = "client.cuda_graphs:STEPS"
 
 ENDED = "ended"  # a file that tells workers that no reply is waited for any more
 GUARD_INTERVAL = 0.5  # seconds
@@ -153,7 +154,10 @@ def run_inline(settings: Settings, run_config: RunConfig) -> None:
     _quieten_flower()
     context = _context(run_config)
     grid = InlineGrid(AppByName(CLIENT_APP, run_config), _context(run_config))
-    _app(SERVER_APP)(grid=grid, context=context)
+    try:
+        _app(SERVER_APP)(grid=grid, context=context)
+    finally:
+        _app(STEPS).forget()  # what clients keep on a GPU ends with the run
 
 
 def run_ray(settings: Settings, run_config: RunConfig) -> None:

@@ -114,6 +114,12 @@ class Experiment:
             yield self.batch(images, np.sort(chosen))
 
 
+def check_device(key: str, device: str) -> None:
+    """Raise SettingsError if a device was asked for, by that key, that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"{key}: cuda was asked for, but PyTorch finds no CUDA device")
+
+
 def open_data(settings: Settings) -> Dataset:
     """Open the dataset of some settings, decoding it into the cache if need be.
 
@@ -152,8 +158,7 @@ def open_experiment(settings: Settings) -> Experiment:
     # One thread a process: workers share the cores, and two threads beside a busy neighbour
     # wait for each other. It also makes sums, and so results, independent of the machine.
     torch.set_num_threads(1)
-    if settings.engine.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("engine.device: cuda was asked for, but PyTorch finds no CUDA device")
+    check_device("engine.device", settings.engine.device)
     dataset = open_data(settings)
     search, data = settings.search, settings.data
     shape = NetworkShape(

@@ -15,9 +15,9 @@ from .console import one_line, say
 from .drawing import draw_cells
 from .engines import ENGINES
 from .entry import stopped_code
-from .experiment import open_experiment
+from .experiment import check_device, open_experiment
 from .run import USER_ERRORS, run
-from .settings import SettingsError, experiments, from_yaml, load
+from .settings import DEVICES, SettingsError, experiments, from_yaml, load
 from .variant import choose, read_variants
 
 BENCH_CASES = ("step", "episode", "round", "memory")
@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--batch-size", type=_count, default=64, metavar="N", help="default: 64")
     bench.add_argument("--repeats", type=_count, default=3, metavar="N", help="default: 3")
+    bench.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
     bench.set_defaults(command=_bench)
     return parser
@@ -205,6 +206,7 @@ def _draw(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     """Run benchmarks, which stand above all else and so are started by name, as the apps are."""
+    check_device("--device", options.device)
     bench = importlib.import_module("benchmarks.main").bench
-    bench(options.cases, options.batch_size, options.repeats, options.json)
+    bench(options.cases, options.batch_size, options.repeats, options.device, options.json)
     return 0

@@ -27,6 +27,7 @@ from .datasets import DATASETS
 
 FOLDER = Path(__file__).parent
 MAX_YAML_BYTES = 1_000_000
+DEVICES = ("cpu", "cuda")
 
 # A client takes settings from a server: no one of them may make it allocate without bound.
 LARGEST_BATCH = 10_000
@@ -188,7 +189,7 @@ class EngineSettings:
     """Where it runs (section ``engine``); does not change the result on a CPU."""
 
     workers: int | None = setting(None, at_least(1))  # null: as many as there are cores
-    device: str = setting("cpu", Rule(lambda d: d in ("cpu", "cuda"), "cpu or cuda"))
+    device: str = setting("cpu", Rule(lambda d: d in DEVICES, "cpu or cuda"))
     min_nodes: int = setting(1, at_least(1))  # wait until so many are connected
     timeout: float = setting(3600.0, above(0))  # seconds to wait for nodes, and for replies
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
 from search_space.supernet import Weights
+from search_space.transfer import all_to_host
 
 from .aggregation import AnyArray
 from .npy import from_array, to_array
@@ -39,7 +40,8 @@ def to_arrays(weights: Weights, alphas: Alphas) -> dict[str, AnyArray]:
     """Return the NumPy arrays of a message by key; on the CPU they share the tensors' memory."""
     tensors = {WEIGHTS + name: tensor for name, tensor in weights.items()}
     tensors |= {ALPHAS + name: tensor for name, tensor in alphas.items()}
-    return {key: tensor.detach().cpu().numpy() for key, tensor in tensors.items()}
+    values = all_to_host([tensor.detach() for tensor in tensors.values()])
+    return {key: value.numpy() for key, value in zip(tensors, values, strict=True)}
 
 
 def from_arrays(arrays: Mapping[str, AnyArray]) -> tuple[Weights, Alphas]:

@@ -9,7 +9,7 @@ from helpers import make_shape
 
 from benchmarks import cases, measure
 from benchmarks.cases import Search
-from client.learner import Parameters, leaves
+from client.learner import leaves
 from search_space.alphas import Topology
 from search_space.supernet import NetworkShape
 
@@ -43,7 +43,7 @@ def test_a_step_lowers_the_loss() -> None:
     run = Search.of(SHAPE, 8, 8)
     loss = run.our_loss(run.query)
 
-    moved = Parameters(*run.theta).with_tensors(cases.weight_step(run, loss)())
+    moved = cases.weight_step(run, loss)()
 
     assert float(loss(moved)[0]) < float(loss(run.theta)[0])
 
@@ -120,7 +120,9 @@ def test_the_command_prints_json(
     assert printed["peak_gflops"] > 0
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["step", "--repeats", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["step", "--repeats", "0"], ["step", "--device", "gpu"]]
+)
 def test_bad_arguments_end_with_2(arguments: list[str]) -> None:
     from experiments.main import main
 
@@ -128,3 +130,13 @@ def test_bad_arguments_end_with_2(arguments: list[str]) -> None:
         main(["bench", *arguments])
 
     assert ended.value.code == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    from experiments.main import main
+
+    assert main(["bench", "step", "--device", "cuda"]) == 2
+
+    error = "fedmetanas: --device: cuda was asked for, but PyTorch finds no CUDA device\n"
+    assert capsys.readouterr().err == error

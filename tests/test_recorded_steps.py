@@ -75,10 +75,16 @@ def recorded(steps: RecordedSteps, plan: object = "plan") -> Runner:
     return lambda *arguments: steps.run(plan, *arguments)
 
 
-def assert_same(result: tuple[Parameters, Tensor], expected: tuple[Parameters, Tensor]) -> None:
+def assert_same(
+    result: tuple[Parameters, Tensor],
+    expected: tuple[Parameters, Tensor],
+    rtol: float = 0.0,
+    atol: float = 0.0,
+) -> None:
     assert list(result[0].weights) == list(expected[0].weights)
-    torch.testing.assert_close(result[0].tensors(), expected[0].tensors(), rtol=0, atol=0)
-    torch.testing.assert_close(result[1], expected[1], rtol=0, atol=0)
+    for ours, theirs in zip(result[0].tensors(), expected[0].tensors(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+    torch.testing.assert_close(result[1], expected[1], rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("learner", [meta, sgd, milenas])
