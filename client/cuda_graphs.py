@@ -115,7 +115,11 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _copy(to: Any, values: Any) -> None:
-    torch._foreach_copy_(_tensors(to), _tensors(values))
+    """Copy the tensors of one tree into those of another, all of a type at once."""
+    pairs = list(zip(_tensors(to), _tensors(values), strict=True))
+    for dtype in {tensor.dtype for tensor, _ in pairs}:
+        ours, theirs = zip(*(pair for pair in pairs if pair[0].dtype == dtype), strict=True)
+        torch._foreach_copy_(ours, theirs)
 
 
 def cuda_graphs() -> Record:

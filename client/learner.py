@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from search_space.alphas import Alphas
+from search_space.joining import join, take_apart
 from search_space.supernet import Weights
 
 
@@ -100,21 +101,20 @@ def _inner_step(
     """Return the parameters after one step; the loss before it and its gradient, not clipped."""
     loss = of_batch(start)[0]
     gradient = _gradient(loss, start, create_graph=second_order)
-    weights = _descend(
-        start.weights.values(), clipped(gradient.weights, clip).values(), rates.weights
+    slopes = clipped(gradient.weights, clip).values()
+    end = Parameters(
+        dict(
+            zip(start.weights, _descend(start.weights.values(), slopes, rates.weights), strict=True)
+        ),
+        Alphas(*_descend(start.alphas.tensors(), gradient.alphas.tensors(), rates.alphas)),
     )
-    alphas = _descend(start.alphas.tensors(), gradient.alphas.tensors(), rates.alphas)
-    end = start.with_tensors([*weights, *alphas])
     return end if second_order else leaves(end), loss, gradient
 
 
 def _descend(values: Iterable[Tensor], slopes: Iterable[Tensor], step: float) -> list[Tensor]:
-    """Return the values less the slopes times the step, differentiable if these are."""
-    values, slopes = list(values), list(slopes)
-    if any(slope.requires_grad for slope in slopes):
-        pairs = zip(values, slopes, strict=True)
-        return [torch.sub(value, slope, alpha=step) for value, slope in pairs]
-    return list(torch._foreach_sub([v.detach() for v in values], slopes, alpha=step))
+    """Return the values less the slopes times the step."""
+    values = list(values)
+    return take_apart(torch.sub(join(values), join(slopes), alpha=step), values)
 
 
 def meta_gradient(
@@ -156,8 +156,8 @@ def meta_gradient(
         gradient = _gradient(sum(losses, loss), theta, create_graph=False)
     else:
         of_query = _gradient(loss, adapted, create_graph=False)
-        slopes = zip(*(part.tensors() for part in [of_query, *gradients]), strict=True)
-        gradient = theta.with_tensors([sum(rest, first) for first, *rest in slopes])
+        first, *rest = (join(part.tensors()) for part in [of_query, *gradients])
+        gradient = theta.with_tensors(take_apart(sum(rest, first), theta.tensors()))
     return (loss.detach(), accuracy), gradient
 
 
@@ -331,12 +331,7 @@ def _gradient(loss: Tensor, theta: Parameters, create_graph: bool) -> Parameters
 
 def clipped(gradient: Weights, clip: float) -> Weights:
     """Scale the gradient of the weights to a norm of at most `clip`."""
-    slopes = list(gradient.values())
-    # PyTorch's own clipping has no second derivative, nor have its foreach functions.
-    norm = torch.cat([slope.flatten() for slope in slopes]).norm()
-    scale = (clip / (norm + 1e-12)).clamp(max=1.0)
-    if scale.requires_grad:
-        scaled = [slope * scale for slope in slopes]
-    else:
-        scaled = list(torch._foreach_mul(slopes, scale))
+    slopes = join(gradient.values())  # PyTorch's own clipping has no second derivative
+    scale = (clip / (slopes.norm() + 1e-12)).clamp(max=1.0)
+    scaled = take_apart(slopes * scale, list(gradient.values()))
     return dict(zip(gradient, scaled, strict=True))

@@ -12,7 +12,7 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,14 @@ class Checkpoint:
 def versions() -> dict[str, str]:
     """Return the versions that a checkpoint names."""
     packages = ("fedmetanas", "flwr", "flwr-datasets", "torch", "numpy", "scikit-learn")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # as is ours where its folder, or Flower's copy of it, is run
+        return "not installed"
 
 
 def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:

@@ -215,7 +215,7 @@ class _GroupedPointwise(torch.autograd.Function):
         product = _pixels(slope).t() @ _pixels(x)
         groups, outputs, inputs = weight.shape
         blocks = product.view(groups, outputs, groups, inputs).diagonal(dim1=0, dim2=2)
-        return of_x, blocks.permute(2, 0, 1)
+        return of_x, blocks.permute(2, 0, 1).contiguous()
 
 
 def grouped_pointwise(x: Tensor, weight: Tensor) -> Tensor:
