@@ -15,8 +15,9 @@ arithmetic says 2. For y = conv(x, w) with padding that keeps the size:
 Where stride and dilation are equal, only every so manieth pixel is seen: the convolution is one of
 these alone, with neither.
 
-All gradients are differentiable again, as second-order MAML asks. On a GPU its libraries' gradients
-are fast, but only without dilation: there a dilated convolution is one of the coarser images, too.
+All gradients are differentiable again, as second-order MAML asks. On a GPU the gradients of its
+libraries are fast, on large images in the layout channels last and without dilation: there, too, a
+dilated convolution is one of the coarser images.
 """
 
 from typing import Any
@@ -29,6 +30,7 @@ from torch.nn.grad import conv2d_weight
 from .subsampling import subsample
 
 SMALL = 2**16  # numbers in an image for which more calls cost more than they spare
+SMALL_PLANE = 64  # pixels, up to which a GPU is faster without channels last
 COLUMNS = 3  # of a kernel, for which the convolution library is fast
 
 
@@ -185,9 +187,19 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     if stride == dilation > 1:
         x = subsample(x, stride)
         stride = dilation = 1
-    if x.device.type == "cpu" and (weight.shape[-1] > 3 or dilation > 1):
-        return _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
-    if x.device.type != "cpu" and stride < dilation and not any(n % dilation for n in x.shape[2:]):
+    if x.device.type == "cpu":
+        if weight.shape[-1] > 3 or dilation > 1:
+            return _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-any-return]
+        return _convolve(x, weight, stride, dilation)
+    return _on_gpu(x, weight, stride, dilation)
+
+
+def _on_gpu(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """Convolve in the layout, and with the dilation, of which the gradients are fast there."""
+    if x.shape[2] * x.shape[3] <= SMALL_PLANE:
+        y = _convolve(x.contiguous(), weight, stride, dilation)
+        return y.contiguous(memory_format=torch.channels_last)
+    if stride < dilation and not any(side % dilation for side in x.shape[2:]):
         return on_coarser_images(x, weight, dilation)
     return _convolve(x, weight, stride, dilation)
 
