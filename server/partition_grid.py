@@ -10,8 +10,10 @@ sorted by partition id, which makes sums over them the same whoever answered fir
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from google.protobuf.message import DecodeError
@@ -21,7 +23,9 @@ from experiments.randomness import rng
 from experiments.results import RunError
 from strategies import wire
 
-from .replies import BadReplyError, LeftOut, brief, checked
+from .replies import BadReplyError, Expected, LeftOut, brief, checked
+
+T = TypeVar("T")
 
 PULL_INTERVAL = (0.02, 1.0)  # seconds, the shortest and the longest
 PULL_SHARE = 0.02  # of the wait so far; what a reply waits for at most
@@ -167,6 +171,8 @@ class PartitionGrid(Grid):
         """Send messages; return the good replies by client, and leave out the others."""
         client_of = self._push(messages)
         sent = {message.metadata.dst_node_id: message for message in messages}
+        known: dict[int, Expected] = {}
+        expected = partial(_once, known, make=Expected)
         good: dict[int, Message] = {}
         waiting = set(client_of)
         started = time.monotonic()
@@ -178,7 +184,7 @@ class PartitionGrid(Grid):
                     reply = self._pull(message)
                     if reply is None:
                         continue
-                    good[client] = checked(reply, sent[client], self.most_examples)
+                    good[client] = checked(reply, sent[client], self.most_examples, expected)
                 except BadReplyError as error:
                     self._leave_out(sent[client], str(error), error.trace)
                 answered.add(message)
@@ -213,6 +219,7 @@ class PartitionGrid(Grid):
         nodes = self._nodes()
         order = {client: place for place, client in enumerate(self.partitions)}
         outgoing, clients = [], []
+        sizes: dict[int, tuple[int, int]] = {}
         for message in sorted(messages, key=lambda m: order[m.metadata.dst_node_id]):
             client = message.metadata.dst_node_id
             addressed = RecordDict(dict(message.content.items()))
@@ -223,7 +230,7 @@ class PartitionGrid(Grid):
             outgoing.append(Message(addressed, node, message.metadata.message_type))
             clients.append(client)
             for record in message.content.array_records.values():
-                self.sent = _add(self.sent, wire.count_bytes(record))
+                self.sent = _add(self.sent, _once(sizes, record, wire.count_bytes))
         return dict(zip(self.grid.push_messages(outgoing), clients, strict=True))
 
     def _nodes(self) -> list[int]:
@@ -256,6 +263,13 @@ def draw(clients: int, count: int, seed: int, server_round: int) -> list[int]:
     """Draw `count` of the clients 0 .. clients - 1 for a round, sorted."""
     chosen = rng("draw", seed, server_round).choice(clients, count, replace=False)
     return sorted(int(client) for client in chosen)
+
+
+def _once(known: dict[int, T], record: ArrayRecord, make: Callable[[ArrayRecord], T]) -> T:
+    """Return what is made of a record: once, where it goes to many clients."""
+    if id(record) not in known:
+        known[id(record)] = make(record)
+    return known[id(record)]
 
 
 def _pause(started: float) -> None:

@@ -1,16 +1,18 @@
 """What a reply must be before it touches the model; all else is left out, with the reason."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 
 from experiments.console import one_line, printable
 from strategies import wire
 from strategies.aggregation import AnyArray
+from strategies.npy import forms, from_array
 
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
@@ -64,7 +66,34 @@ class BadReplyError(ValueError):
         self.trace = trace
 
 
-def checked(reply: Message, sent: Message, most_examples: int) -> Message:
+class Expected:
+    """The arrays that clients were sent, and what a check of replies must know of them.
+
+    Parameters
+    ----------
+    sent : ArrayRecord
+        As it was sent; the same record often goes to all clients.
+    """
+
+    def __init__(self, sent: ArrayRecord) -> None:
+        self.sent = sent
+        self.keys = set(sent)
+        self.forms = forms(list(sent.values()))
+        kinds = zip(("weights", "alphas"), wire.split(sent), strict=True)
+        self.kinds = {kind: keys for kind, keys in kinds if keys}
+
+    @cached_property
+    def norms(self) -> dict[str, float]:
+        """The norm of all weights, and of all alphas."""
+        return {kind: _norm(wire.all_numbers(self.sent, ks)) for kind, ks in self.kinds.items()}
+
+
+def checked(
+    reply: Message,
+    sent: Message,
+    most_examples: int,
+    expected: Callable[[ArrayRecord], Expected] = Expected,
+) -> Message:
     """Check a reply against what was sent, and return it in the one form that strategies get.
 
     Strategies take records by their names and arrays by their places, so that a client which names
@@ -78,6 +107,8 @@ def checked(reply: Message, sent: Message, most_examples: int) -> Message:
         What it answers.
     most_examples : int
         As many images as no client can have more of.
+    expected : callable, optional
+        Returns what is expected where a record of arrays was sent.
 
     Returns
     -------
@@ -98,7 +129,8 @@ def checked(reply: Message, sent: Message, most_examples: int) -> Message:
     stage = sent.metadata.message_type
     content = RecordDict({"metrics": _metrics(reply.content, METRICS[stage], most_examples)})
     if stage == MessageType.TRAIN:
-        content["arrays"] = _arrays(reply.content, next(iter(sent.content.array_records.values())))
+        arrays = next(iter(sent.content.array_records.values()))
+        content["arrays"] = _arrays(reply.content, expected(arrays))
     return Message(content, reply_to=sent)
 
 
@@ -128,42 +160,47 @@ def _range(low: float, high: float) -> str:
     return f"a number from {low} to {high}"
 
 
-def _arrays(content: RecordDict, sent: ArrayRecord) -> ArrayRecord:
+def _arrays(content: RecordDict, expected: Expected) -> ArrayRecord:
     received = _the_only(list(content.array_records.values()), "ArrayRecord")
-    if set(received) != set(sent):
-        names = _names(set(received) ^ set(sent))
+    if set(received) != expected.keys:
+        names = _names(set(received) ^ expected.keys)
         raise BadReplyError(f"arrays {names} are missing or too many")
-    try:
-        arrays = wire.from_record(received)
-    except Exception as error:  # NumPy's reader raises almost anything on broken bytes
-        raise BadReplyError(f"arrays that cannot be read: {brief(error)}") from None
-    kinds = {key: array.stype for key, array in received.items()}
-    for key, wanted in sent.items():
-        array = arrays[key]
-        if kinds[key] != NUMPY:
-            raise BadReplyError(f"{key}: expected {NUMPY}; found {brief(kinds[key])}")
-        if array.dtype not in FLOATS:
-            raise BadReplyError(f"{key}: expected floats; found {array.dtype}")
-        if array.shape != wanted.shape:
-            raise BadReplyError(f"{key}: expected the shape {wanted.shape}; found {array.shape}")
-    for kind, keys in zip(("weights", "alphas"), wire.split(sent), strict=True):
-        norm = _norm([arrays[key] for key in keys])
+    received = wire.select(received, expected.sent)
+    if forms(list(received.values())) != expected.forms:
+        for key, wanted in expected.sent.items():
+            _check_form(key, received[key], wanted)
+    for kind, keys in expected.kinds.items():
+        norm = _norm(_read(partial(wire.all_numbers, received, keys)))
         if not math.isfinite(norm):
             raise BadReplyError(f"{kind} with NaN, infinity or enormous numbers")
-        if norm > NORM_LIMIT:
-            before = _norm(list(wire.from_record(wire.select(sent, keys)).values()))
-            if norm > NORM_LIMIT * before:
-                raise BadReplyError(f"{kind} with the norm {norm:.3g}; those sent had {before:.3g}")
-    return wire.select(received, sent)
+        if norm > NORM_LIMIT * max(1.0, expected.norms[kind]):
+            before = expected.norms[kind]
+            raise BadReplyError(f"{kind} with the norm {norm:.3g}; those sent had {before:.3g}")
+    return received
 
 
-def _norm(arrays: Sequence[AnyArray]) -> float:
-    """Return the norm of all entries; infinity also where a square is beyond the array's type."""
-    if not arrays:
-        return 0.0
-    # One by one, the calls for many small arrays take longer than the sum.
-    flat = np.concatenate([array.ravel() for array in arrays])
-    return math.sqrt(float(np.vdot(flat, flat)))
+def _check_form(key: str, received: Array, wanted: Array) -> None:
+    """Check an array one by one: it may differ from what was sent and be good all the same."""
+    array = _read(partial(from_array, received))
+    if received.stype != NUMPY:
+        raise BadReplyError(f"{key}: expected {NUMPY}; found {brief(received.stype)}")
+    if array.dtype not in FLOATS:
+        raise BadReplyError(f"{key}: expected floats; found {array.dtype}")
+    shape = from_array(wanted).shape
+    if array.shape != shape:
+        raise BadReplyError(f"{key}: expected the shape {shape}; found {array.shape}")
+
+
+def _read(reader: Callable[[], AnyArray]) -> AnyArray:
+    try:
+        return reader()
+    except Exception as error:  # NumPy's reader raises almost anything on broken bytes
+        raise BadReplyError(f"arrays that cannot be read: {brief(error)}") from None
+
+
+def _norm(numbers: AnyArray) -> float:
+    """Return the norm; infinity also where a square is beyond the array's type."""
+    return math.sqrt(float(np.vdot(numbers, numbers)))
 
 
 def _the_only(records: list[Record], kind: str) -> Record:

@@ -10,6 +10,7 @@ https://arxiv.org/abs/2504.06457. A round of the server is
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -133,10 +134,14 @@ class FedMetaNAS(FedAvg):
         records = [next(iter(content.array_records.values())) for content in contents]
         metrics = [next(iter(content.metric_records.values())) for content in contents]
         examples = [float(record[self.weighted_by_key]) for record in metrics]  # type: ignore[arg-type]
-        clients = [wire.from_record(record) for record in records]
-        weights, alphas = wire.split(clients[0])
-        arrays = aggregate(self.weights_rule, weights, clients, examples)
-        arrays |= aggregate(self.alphas_rule, alphas, clients, examples) | self.kept
+        weights, alphas = wire.split(records[0])
+        arrays: dict[str, AnyArray] = {}
+        for rule, keys in ((self.weights_rule, weights), (self.alphas_rule, alphas)):
+            if keys:
+                like = wire.from_record(wire.select(records[0], keys))
+                numbers = map(partial(wire.all_numbers, keys=keys), records)
+                arrays |= aggregate(rule, like, numbers, examples)
+        arrays |= self.kept
         self.prune(server_round, arrays)
         return wire.to_record(arrays), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 

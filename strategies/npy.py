@@ -5,6 +5,7 @@ goes into the header. The arrays of a supernet have few different ones.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -21,9 +22,11 @@ USUAL = 128  # bytes up to the values, but for arrays of very many dimensions
 
 def to_array(values: AnyArray) -> Array:
     """Return Flower's array of some values, byte for byte the one it would make of them."""
-    header = _written_header(values.dtype.str, values.shape)
+    header = _written_header(values.dtype, values.shape)
     array = Array.__new__(Array)  # as copies are made; making one anew takes ten times as long
-    array.__dict__.update(header.__dict__, data=header.data + values.tobytes())
+    fields = array.__dict__
+    fields.update(header.__dict__)
+    fields["data"] = header.data + values.tobytes()
     return array
 
 
@@ -44,24 +47,53 @@ def from_array(array: Array) -> AnyArray:
         return values
     if len(data) != header.size:
         raise ValueError(f"an array of {header.size} bytes was sent as {len(data)}")
-    return np.ndarray(header.shape, header.dtype, data, header.start, order=header.order)
+    if header.columns_first:
+        return np.ndarray(header.shape, header.dtype, data, header.start, order="F")
+    return np.ndarray(header.shape, header.dtype, data, header.start)
+
+
+def all_numbers(arrays: Sequence[Array]) -> AnyArray:
+    """Return the numbers of at least one of Flower's arrays, one array after the other.
+
+    Raises
+    ------
+    ValueError
+        As :func:`from_array` does.
+    """
+    headers = [_read_header(array.data[:USUAL]) for array in arrays]
+    pairs = list(zip(arrays, headers, strict=True))
+    usual = [
+        memoryview(array.data)[header.start :]
+        for array, header in pairs
+        if header and len(array.data) == header.size and not header.columns_first
+    ]
+    types = {header.dtype for header in headers if header}
+    if len(usual) < len(arrays) or len(types) > 1:
+        return np.concatenate([from_array(array).ravel() for array in arrays])
+    # An array for each, only to join them, would take several times as long.
+    return np.frombuffer(b"".join(usual), types.pop())
+
+
+def forms(arrays: Sequence[Array]) -> list[tuple[str, int, bytes]]:
+    """Return what tells arrays of the same types and shapes from others, if all are in order."""
+    return [(array.stype, len(array.data), array.data[:USUAL]) for array in arrays]
 
 
 class _Header(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    order: Any
+    columns_first: bool
     start: int  # of the values, in bytes
     size: int  # with the values, in bytes
 
 
 @lru_cache(maxsize=10_000)
-def _written_header(dtype: str, shape: tuple[int, ...]) -> Array:
+def _written_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     """Return an array of which all is there but the values."""
     file = BytesIO()
-    facts = {"descr": dtype, "fortran_order": False, "shape": shape}
+    facts = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, facts)
-    return Array(np.dtype(dtype).name, shape, "numpy.ndarray", file.getvalue())
+    return Array(dtype.name, shape, "numpy.ndarray", file.getvalue())
 
 
 @lru_cache(maxsize=10_000)
@@ -73,5 +105,5 @@ def _read_header(head: bytes) -> _Header | None:
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(BytesIO(head[len(MAGIC) :]))
     if dtype.hasobject:
         raise ValueError("an array of objects was sent; only numbers are read")
-    order = "F" if fortran_order else "C"
-    return _Header(shape, dtype, order, start, start + math.prod(shape) * dtype.itemsize)
+    size = start + math.prod(shape) * dtype.itemsize
+    return _Header(shape, dtype, fortran_order, start, size)

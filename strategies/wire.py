@@ -28,6 +28,7 @@ from search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
 from search_space.supernet import Weights
 from search_space.transfer import all_to_host
 
+from . import npy
 from .aggregation import AnyArray
 from .npy import from_array, to_array
 
@@ -88,9 +89,16 @@ def from_record(record: ArrayRecord) -> dict[str, AnyArray]:
     return {key: from_array(array) for key, array in record.items()}
 
 
+def all_numbers(record: ArrayRecord, keys: Iterable[str]) -> AnyArray:
+    """Return the numbers of some arrays of a record, at least one, one array after the other."""
+    arrays = dict(record.items())
+    return npy.all_numbers([arrays[key] for key in keys])
+
+
 def select(record: ArrayRecord, keys: Iterable[str]) -> ArrayRecord:
     """Return a record of some of the arrays of another, in the order of the keys."""
-    return _record_of({key: record[key] for key in keys})
+    arrays = dict(record.items())  # to look up in itself, Flower takes several calls
+    return _record_of({key: arrays[key] for key in keys})
 
 
 def round_config(tau: float, mask: Mask) -> dict[str, Any]:
@@ -123,10 +131,15 @@ def mask_from_config(config: Mapping[str, Any], topology: Topology) -> Mask:
 
 def count_bytes(record: ArrayRecord) -> tuple[int, int]:
     """Return the bytes of the weights and of the alphas in a record, as they are serialised."""
-    weights = sum(len(array.data) for key, array in record.items() if key.startswith(WEIGHTS))
-    return weights, sum(len(array.data) for array in record.values()) - weights
+    sizes = {key: len(array.data) for key, array in record.items()}
+    weights = sum([size for key, size in sizes.items() if key.startswith(WEIGHTS)])
+    return weights, sum(sizes.values()) - weights
 
 
 def with_partition(config: Mapping[str, Any], partition_id: int) -> ConfigRecord:
     """Return a copy of a message's settings that says which client it is for."""
-    return ConfigRecord({**config, "partition-id": partition_id})
+    record = ConfigRecord()
+    # What is in a record was checked: every entry of a mask again would take longer than the rest.
+    record.__dict__["_data"] = dict(config.items())
+    record["partition-id"] = partition_id
+    return record
