@@ -101,13 +101,10 @@ def _inner_step(
     """Return the parameters after one step; the loss before it and its gradient, not clipped."""
     loss = of_batch(start)[0]
     gradient = _gradient(loss, start, create_graph=second_order)
-    slopes = clipped(gradient.weights, clip).values()
-    end = Parameters(
-        dict(
-            zip(start.weights, _descend(start.weights.values(), slopes, rates.weights), strict=True)
-        ),
-        Alphas(*_descend(start.alphas.tensors(), gradient.alphas.tensors(), rates.alphas)),
-    )
+    slopes = clipped(gradient.weights, clip)
+    weights = _descend(start.weights.values(), slopes.values(), rates.weights)
+    alphas = _descend(start.alphas.tensors(), gradient.alphas.tensors(), rates.alphas)
+    end = start.with_tensors([*weights, *alphas])
     return end if second_order else leaves(end), loss, gradient
 
 

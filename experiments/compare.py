@@ -127,12 +127,15 @@ def _write(runs: Sequence[Run], reference: str, out: Path) -> str:
 
 def _refuse_other_settings(planned: Run) -> None:
     """Raise if the folder holds results of other settings, a damaged summary, or something else."""
-    path = planned.folder / results.SETTINGS
-    if not path.exists():
-        if planned.folder.exists() and not results.is_unused(planned.folder):
-            raise SettingsError(f"--out: {planned.folder} is not the folder of a run")
+    if not results.is_begun(planned.folder):
         return
-    found, _ = settings_of(planned.folder)
+    path = planned.folder / results.SETTINGS
+    try:
+        found, _ = settings_of(planned.folder)
+    except SettingsError:
+        if path.exists():
+            raise
+        raise SettingsError(f"--out: {planned.folder} is not the folder of a run") from None
     if found != planned.settings:
         raise SettingsError(f"--out: {path} has other settings than now; name a new folder")
     results.read_summary(planned.folder)  # raises if it is damaged
@@ -165,9 +168,8 @@ def _completes(planned: Run, engine: str) -> bool:
 def run_alone(settings: str, engine: str, out: str) -> int:
     """Be the process of a run, and end with that of the comparison; return its exit code."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    begun = (Path(out) / results.SETTINGS).exists()
     try:
-        return run(from_yaml(settings), engine, out, resume=begun)
+        return run(from_yaml(settings), engine, out, resume=results.is_begun(Path(out)))
     except USER_ERRORS as error:
         say(f"fedmetanas: {one_line(error)}", stream=sys.stderr)
         return 2

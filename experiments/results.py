@@ -261,6 +261,11 @@ def is_unused(path: Path) -> bool:
     return path.is_dir() and {entry.name for entry in path.iterdir()} <= {f"{SETTINGS}.part"}
 
 
+def is_begun(path: Path) -> bool:
+    """Return whether there is something, a run or not, that a new run must not write over."""
+    return path.exists() and not is_unused(path)
+
+
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """Return the summary of a completed run, None if it has not completed.
 

@@ -278,13 +278,18 @@ def test_killed_at_random_moments(runs: int, kills: int, tmp_path: Path) -> None
     assert landed > 0.7 * runs  # those that came too late are no test
 
 
-def test_a_comparison_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", ["kept", "lost", "damaged"])
+def test_a_comparison_goes_on_from_the_checkpoint(settings: str, tmp_path: Path) -> None:
     overrides = (*SETTINGS, *read_variants()["fednas"].settings)
     run_to_the_end(tmp_path / "whole", *overrides)
     folder = tmp_path / "comparison" / "fednas" / "seed-0"
     folder.parent.mkdir(parents=True)
     run_until(3, folder, *overrides)
     before = (folder / "metrics.jsonl").read_text().splitlines()
+    if settings == "lost":
+        (folder / "settings.yaml").unlink()
+    if settings == "damaged":
+        (folder / "settings.yaml").write_text("rounds: [")
 
     arguments = ["--strategies", "fednas", "--seeds", "0", "--engine", "inline"]
     file = experiment_file(tmp_path, *SETTINGS, "rounds=2")  # the variant has twice as many
