@@ -60,23 +60,24 @@ def all_numbers(arrays: Sequence[Array]) -> AnyArray:
     ValueError
         As :func:`from_array` does.
     """
-    headers = [_read_header(array.data[:USUAL]) for array in arrays]
-    pairs = list(zip(arrays, headers, strict=True))
-    usual = [
-        memoryview(array.data)[header.start :]
-        for array, header in pairs
-        if header and len(array.data) == header.size and not header.columns_first
-    ]
-    types = {header.dtype for header in headers if header}
-    if len(usual) < len(arrays) or len(types) > 1:
-        return np.concatenate([from_array(array).ravel() for array in arrays])
     # An array for each, only to join them, would take several times as long.
-    return np.frombuffer(b"".join(usual), types.pop())
+    headers = [_read_header(array.data[:USUAL]) for array in arrays]
+    usual = [header for header in headers if header is not None and not header.columns_first]
+    types = {header.dtype for header in usual}
+    sizes = [len(array.data) for array in arrays]
+    if len(types) != 1 or sizes != [header.size for header in usual]:
+        return np.concatenate([from_array(array).ravel() for array in arrays])
+    pairs = zip(arrays, usual, strict=True)
+    return np.frombuffer(b"".join([a.data[header.start :] for a, header in pairs]), types.pop())
 
 
-def forms(arrays: Sequence[Array]) -> list[tuple[str, int, bytes]]:
+def forms(arrays: Sequence[Array]) -> list[list[Any]]:
     """Return what tells arrays of the same types and shapes from others, if all are in order."""
-    return [(array.stype, len(array.data), array.data[:USUAL]) for array in arrays]
+    return [
+        [array.stype for array in arrays],
+        [len(array.data) for array in arrays],
+        [array.data[:USUAL] for array in arrays],
+    ]
 
 
 class _Header(NamedTuple):

@@ -17,6 +17,7 @@ What else it may hold has a default:
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,14 @@ def from_arrays(arrays: Mapping[str, AnyArray]) -> tuple[Weights, Alphas]:
 
 def split(keys: Collection[str]) -> tuple[list[str], list[str]]:
     """Return the keys that are not those of alphas, and those that are."""
-    alphas = [key for key in keys if key.startswith(ALPHAS)]
-    return [key for key in keys if not key.startswith(ALPHAS)], alphas
+    weights, alphas = _split(tuple(keys))
+    return list(weights), list(alphas)
+
+
+@lru_cache(maxsize=100)
+def _split(keys: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    alphas = tuple(key for key in keys if key.startswith(ALPHAS))
+    return tuple(key for key in keys if not key.startswith(ALPHAS)), alphas
 
 
 def to_record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:
@@ -131,9 +138,10 @@ def mask_from_config(config: Mapping[str, Any], topology: Topology) -> Mask:
 
 def count_bytes(record: ArrayRecord) -> tuple[int, int]:
     """Return the bytes of the weights and of the alphas in a record, as they are serialised."""
-    sizes = {key: len(array.data) for key, array in record.items()}
-    weights = sum([size for key, size in sizes.items() if key.startswith(WEIGHTS)])
-    return weights, sum(sizes.values()) - weights
+    total = sum([len(array.data) for array in record.values()])
+    _, others = split(record)
+    alphas = sum([len(record[key].data) for key in others])
+    return total - alphas, alphas
 
 
 def with_partition(config: Mapping[str, Any], partition_id: int) -> ConfigRecord:
