@@ -1,5 +1,6 @@
 """The sum of a node: each of its terms is added up in place as soon as it is there."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,10 +41,7 @@ class Sum:
             else:
                 self.products.add(term)
         elif isinstance(term, Scaled):
-            if self.total is not None and not self.ours:
-                self.total = self.total.clone()
-            self.total = _AddScaled.apply(self.total, *term)
-            self.ours = True
+            spread(term.x, [term.factor], [self])
         elif self.total is None:
             self.total = term
         else:
@@ -58,23 +56,54 @@ class Sum:
         return self.total
 
 
-class _AddScaled(torch.autograd.Function):
-    """Add a tensor times a number to a sum, in place."""
+def spread(x: Tensor, factors: Sequence[Tensor], sums: Sequence[Sum]) -> None:
+    """Add a tensor, times a number for each, to some sums.
+
+    Parameters
+    ----------
+    x : Tensor
+        As that of :class:`Scaled`.
+    factors : sequence of Tensor
+        (C,) each, the same number for each channel.
+    sums : sequence of Sum
+        As many, each another one.
+    """
+    for each in sums:
+        if each.total is not None and not each.ours:
+            each.total = each.total.clone()
+        each.ours = True
+    totals = _Spread.apply(x, *factors, *(each.total for each in sums))
+    for each, total in zip(sums, totals, strict=True):
+        each.total = total
+
+
+class _Spread(torch.autograd.Function):
+    """Add a tensor times numbers to sums, in place; its gradient, too, is added up in place."""
 
     @staticmethod
-    def forward(ctx: Any, total: Tensor | None, x: Tensor, factor: Tensor) -> Tensor:
-        ctx.save_for_backward(x, factor)
-        if total is None:
-            return x * factor[0]
-        ctx.mark_dirty(total)
-        return total.addcmul_(x, factor[0])
+    def forward(ctx: Any, x: Tensor, *factors_and_totals: Tensor | None) -> tuple[Tensor, ...]:
+        count = len(factors_and_totals) // 2
+        factors, totals = factors_and_totals[:count], factors_and_totals[count:]
+        ctx.save_for_backward(x, *factors)
+        ctx.mark_dirty(*(total for total in totals if total is not None))
+        pairs = zip(factors, totals, strict=True)
+        return tuple(
+            x * factor[0] if total is None else total.addcmul_(x, factor[0])  # type: ignore[index]
+            for factor, total in pairs
+        )
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        x, factor = ctx.saved_tensors
-        before = slope if ctx.needs_input_grad[0] else None
-        of_number = torch.dot(_flat(slope), _flat(x))
-        return before, slope * factor[0], F.pad(of_number[None], (0, len(factor) - 1))
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        x, *factors = ctx.saved_tensors
+        of_x = slopes[0] * factors[0][0]
+        for slope, factor in zip(slopes[1:], factors[1:], strict=True):
+            of_x = of_x.addcmul_(slope, factor[0])
+        flat = _flat(x)
+        numbers = [torch.dot(_flat(slope), flat) for slope in slopes]
+        of_factors = [F.pad(number[None], (0, len(factors[0]) - 1)) for number in numbers]
+        wanted = ctx.needs_input_grad[1 + len(slopes) :]
+        before = [slope if want else None for slope, want in zip(slopes, wanted, strict=True)]
+        return of_x, *of_factors, *before
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from .operations import (
 )
 from .pointwise import Product
 from .relaxation import Coefficients
-from .sums import Scaled, Sum
+from .sums import Scaled, Sum, spread
 from .wide import is_on_gpu, wide
 
 #: Names and values of the weights of a network.
@@ -215,6 +215,12 @@ class Cell(nn.Module):
                 places = [place for place in places if place not in convs]
                 for place, term in self._widened(source, convs, factors):
                     sums[self._end(place)].add(term)
+            for shared, alike in self._alike(places):
+                scales = [factor for factor in map(factors, alike) if factor is not None]
+                if scales:
+                    places = [place for place in places if place not in alike]
+                    ends = [sums[self._end(place)] for place in alike]
+                    spread(source.through(shared), scales, ends)
             for place in places:
                 sums[self._end(place)].add(self.steps[place](source, factors(place)))
         return torch.cat(states[2:], dim=1)
@@ -222,6 +228,14 @@ class Cell(nn.Module):
     def _end(self, place: Place) -> int:
         """Return the number of the state to which an edge leads."""
         return 2 + self.topology.edges[place[0]][0]
+
+    def _alike(self, places: list[Place]) -> list[tuple[nn.Module, list[Place]]]:
+        """Return the operations that nothing but factors tells apart, each with where it is."""
+        found: dict[tuple[str, int], list[Place]] = {}
+        for place in places:
+            if self.steps[place].is_shared:
+                found.setdefault((place[1], id(self.steps[place].shared)), []).append(place)
+        return [(self.steps[alike[0]].shared, alike) for alike in found.values()]
 
     def _kind(self, place: Place) -> tuple[tuple[int, int, int], Place]:
         """Return by what the separable convolutions are sorted."""
