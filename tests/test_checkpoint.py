@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,23 @@ def test_a_comparison_goes_on_from_the_checkpoint(settings: str, tmp_path: Path)
     assert_same_run(tmp_path / "whole", folder)
     after = (folder / "metrics.jsonl").read_text().splitlines()
     assert after[:3] == before  # with their times: they were not done again
+
+
+def test_code_that_is_run_without_being_installed_has_no_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def version(name: str) -> str:
+        if name == "fedmetanas":
+            raise PackageNotFoundError(name)
+        return "1.2"
+
+    monkeypatch.setattr(checkpoint, "version", version)
+
+    versions = checkpoint.versions()
+
+    assert versions.pop("python")
+    assert versions.pop("fedmetanas") == "not installed"
+    assert set(versions.values()) == {"1.2"}
 
 
 # How many

@@ -271,6 +271,27 @@ def test_the_result_is_that_of_a_run_without_the_faulty_clients(
     assert said.count("Traceback") == (name == "raises")  # once, not fifteen times
 
 
+def in_form(form: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Fault:
+    """Send the same numbers in another form, as Flower itself writes it."""
+
+    def fault(reply: Message) -> Message:
+        values = wire.from_record(reply.content.array_records["arrays"])
+        arrays = ArrayRecord({key: Array(form(array)) for key, array in values.items()})
+        return answer(reply, RecordDict({**dict(reply.content), "arrays": arrays}))
+
+    return fault
+
+
+@pytest.mark.parametrize("form", [np.asfortranarray, lambda a: a.astype(np.float64)])
+def test_numbers_in_another_form_are_as_good(form: Any, tmp_path: Path) -> None:
+    grid = FaultyGrid(FAULTY, in_form(form), tiny.settings_of(*SETTINGS))
+
+    result = searched(grid, tmp_path, *SETTINGS)
+
+    assert tiny.same_bits(result.weights, tiny.run_search(*SETTINGS).weights)
+    assert [line["left_out"] for line in metrics_of(tmp_path)] == [[]] * 5
+
+
 # The view, reply by reply
 
 

@@ -154,6 +154,20 @@ def test_a_strategy_of_flower_sees_the_drawn_clients_alone() -> None:
     assert [partition_of(message) for message in network.asked] == [0, 3, 5]
 
 
+def test_clients_that_were_sent_different_arrays_are_each_judged_by_their_own() -> None:
+    view = view_of(Network([7], echo), [1, 4, 9])
+    sizes = {1: 6, 4: 8, 9: 6}
+    messages = [Message(arrays_of(size), k, MessageType.TRAIN) for k, size in sizes.items()]
+
+    replies = list(view.send_and_receive(messages))
+
+    assert view.left_out == []
+    records = [reply.content.array_records["arrays"] for reply in replies]
+    assert [record["weights/w"].shape for record in records] == [(6,), (8,), (6,)]
+    header = 128
+    assert view.sent == view.received == (3 * header + 4 * 20, 3 * (header + 4 * 2))
+
+
 def test_bytes_and_busy_seconds_are_added_up() -> None:
     view = view_of(Network([1], echo), [1, 2, 3])
     header = 128
