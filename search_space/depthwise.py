@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from .subsampling import subsample
+from .subsampling import Every, Subsampling, every, subsample
 
 SMALL = 2**16  # numbers in an image for which more calls cost more than they spare
 SMALL_PLANE = 64  # pixels, up to which a GPU is faster without channels last
@@ -229,15 +229,19 @@ def _that_see(weight: Tensor, side: int, dilation: int) -> Tensor:
     return weight[:, :, margin:-margin, margin:-margin] if margin > 0 else weight
 
 
-class DepthwiseConv(nn.Module):
+class DepthwiseConv(Subsampling):
     """Depthwise convolution without bias; the size is kept but for the stride."""
+
+    pixels: Every
 
     def __init__(self, channels: int, kernel: int, stride: int, dilation: int) -> None:
         super().__init__()
         self.stride = stride
         self.dilation = dilation
+        self.pixels = every(stride if stride == dilation else 1)
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel, kernel))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve `x` (B, C, H, W)."""
-        return depthwise(x, self.weight, self.stride, self.dilation)
+    def forward(self, x: Tensor, cut: bool = False) -> Tensor:
+        """Convolve `x` (B, C, H, W), or what is `cut` out of it."""
+        step = self.pixels.step if cut else 1
+        return depthwise(x, self.weight, self.stride // step, self.dilation // step)

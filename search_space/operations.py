@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .depthwise import DepthwiseConv, depthwise
 from .pointwise import Product, pointwise
-from .subsampling import subsample
+from .subsampling import EVEN_AND_ODD, Subsampling
 
 OperationFactory = Callable[[int, int, str], nn.Module]
 
@@ -111,6 +111,8 @@ def make_norm(channels: int, norm: str) -> Norm:
 
 # One object each, by which a cell sees that operations begin alike.
 RELU = nn.ReLU()
+#: For what nobody else sees and no gradient needs.
+RELU_IN_PLACE = nn.ReLU(inplace=True)
 IDENTITY = nn.Identity()
 
 
@@ -183,24 +185,31 @@ class SeparableConv(nn.Sequential):
             )
             for time in range(times)
         ]
-        super().__init__(*(module for stage in stages for module in (RELU, *stage)))
+        first, *more = stages
+        again = (module for stage in more for module in (RELU_IN_PLACE, *stage))
+        super().__init__(RELU, *first, *again)
         self.stages = stages
 
 
-class Halve(nn.Module):
+class Halve(Subsampling):
     """Halve the size: a pointwise convolution of the even pixels, one of the odd, side by side."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
+        self.pixels = EVEN_AND_ODD
         self.even = PointwiseConv(inputs, outputs // 2)
         self.odd = PointwiseConv(inputs, outputs - outputs // 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `x` (B, C, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
-        even, odd = self.even(subsample(x, 2)), self.odd(subsample(x, 2, start=1))
-        height, width = x.shape[2:]
-        if height % 2 or width % 2:  # one row or column fewer than the even pixels have
-            odd = F.pad(odd, (0, width % 2, 0, height % 2))
+    def forward(self, x: Tensor | tuple[Tensor, Tensor], cut: bool = False) -> Tensor:
+        """Map `x` (B, C, H, W), or what is `cut` out of it, to (B, outputs, H / 2, W / 2).
+
+        Height and width are rounded up.
+        """
+        even, odd = x if cut else self.pixels(x)
+        even, odd = self.even(even), self.odd(odd)
+        fewer = [n - m for n, m in zip(even.shape[2:], odd.shape[2:], strict=True)]  # 0 or 1
+        if any(fewer):
+            odd = F.pad(odd, (0, fewer[1], 0, fewer[0]))
         return torch.cat([even, odd], dim=1)
 
 

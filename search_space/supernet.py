@@ -13,7 +13,9 @@ the operations of a genotype alone.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,6 @@ from torch.func import functional_call
 from .alphas import Mask, Topology
 from .bundles import bundle, is_small, kind
 from .operations import (
-    IDENTITY,
     OPERATIONS,
     RELU,
     FactorizedReduce,
@@ -35,6 +36,7 @@ from .operations import (
 )
 from .pointwise import Product
 from .relaxation import Coefficients
+from .subsampling import Subsampling
 from .sums import Scaled, Sum, spread
 from .wide import is_on_gpu, wide
 
@@ -95,13 +97,13 @@ class Source:
         if state.requires_grad:
             # What comes back from a concatenation are slices, slow to compute with.
             state.register_hook(_channels_last)  # type: ignore[no-untyped-call]
-        self.known: dict[nn.Module, Tensor] = {}
+        self.known: dict[tuple[nn.Module, ...], Any] = {(): state}
 
-    def through(self, module: nn.Module) -> Tensor:
-        """Return what a module without parameters makes of the state."""
-        if module not in self.known:
-            self.known[module] = module(self.state)
-        return self.known[module]
+    def through(self, *modules: nn.Module) -> Any:
+        """Return what modules without parameters, one after the other, make of the state."""
+        if modules not in self.known:
+            self.known[modules] = modules[-1](self.through(*modules[:-1]))
+        return self.known[modules]
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -120,13 +122,17 @@ class Step:
 
     def __init__(self, operation: nn.Module) -> None:
         own = list(operation) if isinstance(operation, nn.Sequential) else [operation]
+        self.shared: tuple[nn.Module, ...] = ()
         if next(operation.parameters(), None) is None:
-            self.shared: nn.Module = operation
+            self.shared = (operation,)
             own = []
-        else:
-            self.shared = own.pop(0) if own[0] is RELU else IDENTITY
+        elif own[0] is RELU:
+            self.shared = (own.pop(0),)
         self.last = own.pop() if own and isinstance(own[-1], Scalable) else None
-        self.own = own
+        self.own: list[Callable[..., Tensor]] = list(own)
+        if own and isinstance(own[0], Subsampling):
+            self.shared += (own[0].pixels,)
+            self.own[0] = partial(own[0], cut=True)
 
     @property
     def is_shared(self) -> bool:
@@ -138,7 +144,7 @@ class Step:
 
         What a sum can compute better for all its terms at once is left to it: see :class:`Sum`.
         """
-        x = source.through(self.shared)
+        x = source.through(*self.shared)
         for module in self.own:
             x = module(x)
         if isinstance(self.last, PointwiseConvNorm):
@@ -220,7 +226,7 @@ class Cell(nn.Module):
                 if scales:
                     places = [place for place in places if place not in alike]
                     ends = [sums[self._end(place)] for place in alike]
-                    spread(source.through(shared), scales, ends)
+                    spread(source.through(*shared), scales, ends)
             for place in places:
                 sums[self._end(place)].add(self.steps[place](source, factors(place)))
         return torch.cat(states[2:], dim=1)
@@ -229,13 +235,13 @@ class Cell(nn.Module):
         """Return the number of the state to which an edge leads."""
         return 2 + self.topology.edges[place[0]][0]
 
-    def _alike(self, places: list[Place]) -> list[tuple[nn.Module, list[Place]]]:
+    def _alike(self, places: list[Place]) -> list[tuple[tuple[nn.Module, ...], list[Place]]]:
         """Return the operations that nothing but factors tells apart, each with where it is."""
-        found: dict[tuple[str, int], list[Place]] = {}
+        found: dict[tuple[nn.Module, ...], list[Place]] = {}
         for place in places:
             if self.steps[place].is_shared:
-                found.setdefault((place[1], id(self.steps[place].shared)), []).append(place)
-        return [(self.steps[alike[0]].shared, alike) for alike in found.values()]
+                found.setdefault(self.steps[place].shared, []).append(place)
+        return list(found.items())
 
     def _kind(self, place: Place) -> tuple[tuple[int, int, int], Place]:
         """Return by what the separable convolutions are sorted."""
@@ -273,7 +279,7 @@ class Cell(nn.Module):
         totals = bundle(
             source.through(RELU),
             [self.separable[place] for place in convs],
-            [source.through(module) for module in shared],
+            [source.through(*modules) for modules in shared],
             weights.index_put((rows, columns), values),
         )
         yield from zip(ends, totals.unbind(), strict=True)
