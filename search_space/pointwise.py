@@ -20,12 +20,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_weight
 
 EPSILON = 1e-5  # as PyTorch's batch normalisation
-LONG = (
-    2**13
-)  # pixels of a batch, from which on a sum over them is faster as a convolution's gradient
 MANY = 64  # rows of a sum kept as one, to all of which the same is added
 
 
@@ -130,7 +126,7 @@ def _normalising(ctx: Any, x: Tensor, weight: Tensor, factor: Tensor) -> tuple[T
     """Return A (C', C) and b (C',), and save what :func:`_gradient` needs."""
     pixels, matrix = _pixels(x), weight.flatten(1)
     mean = pixels.mean(dim=0)
-    covariance = torch.addr(_over_pixels(x, x), mean, mean, beta=1 / len(pixels), alpha=-1)
+    covariance = torch.addr(pixels.t() @ pixels, mean, mean, beta=1 / len(pixels), alpha=-1)
     spread = matrix @ covariance
     variance = (spread * matrix).sum(dim=1).clamp(min=0)  # rounding may leave it below
     inverse = (variance + EPSILON).rsqrt()
@@ -147,14 +143,14 @@ def _gradient(ctx: Any, slope: Tensor, of_shift: Tensor) -> tuple[Tensor, ...]:
         return _by_autograd(x, weight, factor, slope, of_shift)
     pixels, matrix = _pixels(x), weight.flatten(1)
     scale = (inverse * factor)[:, None]
-    count, _, height, width = x.shape
-    slopes = slope.view(count, height, width, -1).permute(0, 3, 1, 2)
-    product = _over_pixels(slopes, x)
+    product = slope.t() @ pixels
     of_factor = inverse * ((product * matrix).sum(dim=1) - center * of_shift)
     pull = of_factor * inverse
     of_matrix = scale * (product - torch.outer(of_shift, mean) - pull[:, None] * spread)
     scaled = scale * matrix
     of_mean = ((center * pull - of_shift) @ scaled) / len(pixels)
+    count, _, height, width = x.shape
+    slopes = slope.view(count, height, width, -1).permute(0, 3, 1, 2)
     of_x = _convolve(slopes, scaled.t(), of_mean)
     of_pixels = of_x.permute(0, 2, 3, 1).view(pixels.shape)  # no copy: it is changed in place
     of_pixels.addmm_(pixels, matrix.t() @ (pull[:, None] * scaled / len(pixels)), alpha=-1)
@@ -164,17 +160,6 @@ def _gradient(ctx: Any, slope: Tensor, of_shift: Tensor) -> tuple[Tensor, ...]:
 def _pixels(x: Tensor) -> Tensor:
     """Return (B, C, H, W) as (B H W, C)."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-
-
-def _over_pixels(y: Tensor, x: Tensor) -> Tensor:
-    """Return the sum over all pixels of the products of the channels of y with those of x.
-
-    (B, C', H, W) and (B, C, H, W) give (C', C).
-    """
-    if y[:, 0].numel() < LONG:
-        return _pixels(y).t() @ _pixels(x)
-    size = (y.shape[1], x.shape[1], 1, 1)
-    return conv2d_weight(x, size, y).flatten(1)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _convolve(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
