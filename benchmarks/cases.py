@@ -171,7 +171,11 @@ def _episode(theta: Parameters, support: Loss, query: Loss, runner: Runner) -> C
 
 
 def small_search(device: torch.device) -> Search:
-    """Return the supernet and the batches of the experiment digits."""
+    """Return the supernet and the batches of the experiment digits.
+
+    To open an experiment, as each process of a run does before it learns, also takes all there is
+    by then out of the sight of Python's garbage collector: call this before anything is timed.
+    """
     settings = load("digits")
     shape = open_experiment(settings).shape
     return Search.of(shape, settings.client.batch_size, 8, device)
@@ -179,8 +183,9 @@ def small_search(device: torch.device) -> Search:
 
 def step(batch_size: int, repeats: int, device: torch.device) -> Iterator[Comparison]:
     """Compare one weight step."""
+    small = small_search(device)
     large = Search.of(LARGE, batch_size, 32, device)
-    for name, run in {"full supernet": large, "digits": small_search(device)}.items():
+    for name, run in {"full supernet": large, "digits": small}.items():
         plain, ours = (loss(run.query) for loss in (run.plain_loss, run.our_loss))
         # The backward pass has twice the work of the forward pass.
         flop = 3 * count_flop(partial(plain, run.theta))
@@ -191,6 +196,7 @@ def step(batch_size: int, repeats: int, device: torch.device) -> Iterator[Compar
 
 def episode(batch_size: int, repeats: int, device: torch.device) -> Iterator[Comparison]:
     """Compare episodes: with FedNAS's batch, over a whole search, on a small net."""
+    small = small_search(device)
     run = Search.of(LARGE, batch_size, 32, device)
     case, fednas = "episode, full supernet, against FedNAS", plain_fednas_batch(run)
     first = compare(case, fednas, our_episode(run), repeats, device=device)
@@ -202,8 +208,7 @@ def episode(batch_size: int, repeats: int, device: torch.device) -> Iterator[Com
         total += count * in_turns({"ours": episode_of_round}, 1, device)["ours"][0]
         rounds += count
     yield Comparison("the same, mean over a search", "s", first.plain, total / rounds, 0.0)
-    run = small_search(device)
-    episodes = plain_episode(run), our_episode(run)
+    episodes = plain_episode(small), our_episode(small)
     yield compare("episode, digits", *episodes, 10 * repeats, device=device)
 
 
