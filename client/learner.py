@@ -110,8 +110,7 @@ def _inner_step(
 
 def _descend(values: Iterable[Tensor], slopes: Iterable[Tensor], step: float) -> list[Tensor]:
     """Return the values less the slopes times the step."""
-    values = list(values)
-    return take_apart(torch.sub(join(values), join(slopes), alpha=step), values)
+    return list(torch._foreach_sub(list(values), list(slopes), alpha=step))
 
 
 def meta_gradient(
@@ -152,9 +151,10 @@ def meta_gradient(
     if second_order:
         gradient = _gradient(sum(losses, loss), theta, create_graph=False)
     else:
-        of_query = _gradient(loss, adapted, create_graph=False)
-        first, *rest = (join(part.tensors()) for part in [of_query, *gradients])
-        gradient = theta.with_tensors(take_apart(sum(rest, first), theta.tensors()))
+        gradient = _gradient(loss, adapted, create_graph=False)
+        for slope in gradients:
+            total = torch._foreach_add(gradient.tensors(), slope.tensors())
+            gradient = theta.with_tensors(list(total))
     return (loss.detach(), accuracy), gradient
 
 
