@@ -174,7 +174,7 @@ def small_search(device: torch.device) -> Search:
     """Return the supernet and the batches of the experiment digits.
 
     To open an experiment, as each process of a run does before it learns, also takes all there is
-    by then out of the sight of Python's garbage collector: call this before anything is timed.
+    by then out of the sight of Python's garbage collector: call this before a case is timed.
     """
     settings = load("digits")
     shape = open_experiment(settings).shape

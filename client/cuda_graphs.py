@@ -53,8 +53,8 @@ class RecordedSteps:
         ----------
         plan : hashable
             All that a step depends on but the tensors it is given: whoever comes with an equal plan
-            and tensors of equal shapes is served by the same recording. Another plan drops those
-            of the one before.
+            and tensors of equal shapes and types, weights of equal names in the same order, is
+            served by the same recording. Another plan drops those of the one before.
         step, theta, state, items
             As there; items differ in nothing but the values of their tensors.
         """
@@ -64,7 +64,8 @@ class RecordedSteps:
         items = iter(items)
         first = next(items)
         history = []
-        key = tuple(tensor.shape for tensor in _tensors((theta, state, first)))
+        forms = ((tensor.shape, tensor.dtype) for tensor in _tensors((theta, state, first)))
+        key = (*theta.weights, *forms)
         recording = self.recordings.pop(key, None)
         if recording is None:
             # What is made once and kept for good, by us or by a library, is made here.

@@ -239,8 +239,8 @@ def meta_learner(
 class OuterState(NamedTuple):
     """Memory of the outer optimisers within a client's round.
 
-    `step` counts those of Adam and `lr` is eta_w; tensors without dimensions, as is all that
-    changes from one step, or one round, to the next.
+    `step` counts those of Adam and `lr` is eta_w: tensors without dimensions, not numbers, since
+    they change from one step, or one round, to the next.
     """
 
     step: Tensor

@@ -102,8 +102,9 @@ class MetaClient(NumPyClient):
         return [arrays[key] for key in self.keys], examples, metrics
 
     def learn(self, parameters: list[Any], config: dict[str, Any]) -> tuple[Parameters, Tensor]:
-        """Run the learner that the server asked for; nothing in it waits for the device.
+        """Run the learner that the server asked for.
 
+        Nothing in it waits for the device but the making of a recording, and ``gumbel-hard``.
         Whichever it is, it sees as many batches a round as the meta learner does.
 
         Parameters

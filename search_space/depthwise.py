@@ -199,7 +199,7 @@ def _on_gpu(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     if x.shape[2] * x.shape[3] <= SMALL_PLANE:
         y = _convolve(x.contiguous(), weight, stride, dilation)
         return y.contiguous(memory_format=torch.channels_last)
-    if stride < dilation and not any(side % dilation for side in x.shape[2:]):
+    if stride == 1 < dilation and not any(side % dilation for side in x.shape[2:]):
         return on_coarser_images(x, weight, dilation)
     return _convolve(x, weight, stride, dilation)
 

@@ -9,10 +9,12 @@ A new operation is one function from ``(channels, stride, norm)`` to a module, r
 ... def conv_3x3(channels, stride, norm):
 ...     return nn.Sequential(RELU, conv(channels, channels, 3, stride), make_norm(channels, norm))
 
-Three things a cell then does by itself. Where the first of an ``nn.Sequential`` is :data:`RELU`,
-it is computed once for all operations on a state. Where the last is :class:`Scalable`, as norms
-are, the operation's coefficient is multiplied in there. A module without parameters that is one
-object on all edges (see :func:`functools.cache`) is computed once for all that start from a state.
+Four things a cell then does by itself. Where the first of an ``nn.Sequential`` is :data:`RELU`,
+it is computed once for all operations on a state. Where the next sees some pixels alone, as
+:class:`~search_space.subsampling.Subsampling` does, these are cut out once. Where the last is
+:class:`Scalable`, as norms are, the operation's coefficient is multiplied in there. A module
+without parameters that is one object on all edges (see :func:`functools.cache`) is computed once
+for all that start from a state.
 """
 
 import math

@@ -210,6 +210,8 @@ class _GroupedPointwise(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = _GroupedPointwise.apply(slope, weight.transpose(1, 2))
+        if not ctx.needs_input_grad[1]:
+            return of_x, None
         # One product of all groups with all, of which the pairs alike are cut out: products of
         # few channels over very many pixels, each on its own, take three times as long.
         product = _pixels(slope).t() @ _pixels(x)

@@ -66,14 +66,17 @@ def spread(x: Tensor, factors: Sequence[Tensor], sums: Sequence[Sum]) -> None:
     factors : sequence of Tensor
         (C,) each, the same number for each channel.
     sums : sequence of Sum
-        As many, each another one.
+        As many; one that is there twice gets both.
     """
-    for each in sums:
+    shares: dict[Sum, Tensor] = {}
+    for each, factor in zip(sums, factors, strict=True):
+        shares[each] = shares[each] + factor if each in shares else factor
+    for each in shares:
         if each.total is not None and not each.ours:
             each.total = each.total.clone()
         each.ours = True
-    totals = _Spread.apply(x, *factors, *(each.total for each in sums))
-    for each, total in zip(sums, totals, strict=True):
+    totals = _Spread.apply(x, *shares.values(), *(each.total for each in shares))
+    for each, total in zip(shares, totals, strict=True):
         each.total = total
 
 
@@ -98,10 +101,11 @@ class _Spread(torch.autograd.Function):
         of_x = slopes[0] * factors[0][0]
         for slope, factor in zip(slopes[1:], factors[1:], strict=True):
             of_x = of_x.addcmul_(slope, factor[0])
-        flat = _flat(x)
-        numbers = [torch.dot(_flat(slope), flat) for slope in slopes]
-        of_factors = [F.pad(number[None], (0, len(factors[0]) - 1)) for number in numbers]
-        wanted = ctx.needs_input_grad[1 + len(slopes) :]
+        of_factors: list[Tensor | None] = [None] * len(factors)
+        if any(ctx.needs_input_grad[1 : 1 + len(factors)]):
+            numbers = [torch.dot(_flat(slope), _flat(x)) for slope in slopes]
+            of_factors = [F.pad(number[None], (0, len(factors[0]) - 1)) for number in numbers]
+        wanted = ctx.needs_input_grad[1 + len(factors) :]
         before = [slope if want else None for slope, want in zip(slopes, wanted, strict=True)]
         return of_x, *of_factors, *before
 

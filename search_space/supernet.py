@@ -280,7 +280,7 @@ class Cell(nn.Module):
             source.through(RELU),
             [self.separable[place] for place in convs],
             [source.through(*modules) for modules in shared],
-            weights.index_put((rows, columns), values),
+            weights.index_put((rows, columns), values, accumulate=True),
         )
         yield from zip(ends, totals.unbind(), strict=True)
 
@@ -288,8 +288,8 @@ class Cell(nn.Module):
         """Return a function to the factors (C,) of an operation on an edge."""
         if coefficients is None:
             return lambda place: None
-        wide = coefficients[..., None].expand(*coefficients.shape, self.channels).contiguous()
-        rows = [row.unbind() for row in wide.unbind()]
+        size = (*coefficients.shape, self.channels)
+        rows = [row.unbind() for row in coefficients[..., None].expand(size).contiguous().unbind()]
         return lambda place: rows[place[0]][self.columns[place[1]]]
 
 
@@ -337,12 +337,12 @@ class Network(nn.Module):
             What to compute, all by default; nothing else is touched.
         """
         alive = self.alive if alive is None else alive
-        conv, norm = self.stem
-        before = last = Source(norm(_channels_last(conv(images))))
+        convolve, normalise = self.stem
+        before = last = Source(normalise(_channels_last(convolve(images))))
         for cell in self.cells:
-            kind: str = cell.cell_type  # type: ignore[assignment]
-            own = None if coefficients is None else coefficients[kind]
-            before, last = last, Source(cell(before, last, alive[kind], own))
+            cell_type: str = cell.cell_type  # type: ignore[assignment]
+            own = None if coefficients is None else coefficients[cell_type]
+            before, last = last, Source(cell(before, last, alive[cell_type], own))
         return self.classifier(last.through(RELU).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 

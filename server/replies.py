@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, Rec
 from experiments.console import one_line, printable
 from strategies import wire
 from strategies.aggregation import AnyArray
-from strategies.npy import forms, from_array
+from strategies.npy import forms, from_array, to_array
 
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
@@ -168,7 +168,7 @@ def _arrays(content: RecordDict, expected: Expected) -> ArrayRecord:
     received = wire.select(received, expected.sent)
     if forms(list(received.values())) != expected.forms:
         for key, wanted in expected.sent.items():
-            _check_form(key, received[key], wanted)
+            received[key] = _in_form(key, received[key], wanted)
     for kind, keys in expected.kinds.items():
         norm = _norm(_read(partial(wire.all_numbers, received, keys)))
         if not math.isfinite(norm):
@@ -179,16 +179,18 @@ def _arrays(content: RecordDict, expected: Expected) -> ArrayRecord:
     return received
 
 
-def _check_form(key: str, received: Array, wanted: Array) -> None:
-    """Check an array one by one: it may differ from what was sent and be good all the same."""
+def _in_form(key: str, received: Array, wanted: Array) -> Array:
+    """Return an array in the type and the order of what was sent, if it may be so."""
     array = _read(partial(from_array, received))
     if received.stype != NUMPY:
         raise BadReplyError(f"{key}: expected {NUMPY}; found {brief(received.stype)}")
     if array.dtype not in FLOATS:
         raise BadReplyError(f"{key}: expected floats; found {array.dtype}")
-    shape = from_array(wanted).shape
-    if array.shape != shape:
-        raise BadReplyError(f"{key}: expected the shape {shape}; found {array.shape}")
+    like = from_array(wanted)
+    if array.shape != like.shape:
+        raise BadReplyError(f"{key}: expected the shape {like.shape}; found {array.shape}")
+    with np.errstate(over="ignore"):  # what is beyond the type is infinite, and left out for it
+        return to_array(array.astype(like.dtype))
 
 
 def _read(reader: Callable[[], AnyArray]) -> AnyArray:

@@ -21,7 +21,7 @@ USUAL = 128  # bytes up to the values, but for arrays of very many dimensions
 
 
 def to_array(values: AnyArray) -> Array:
-    """Return Flower's array of some values, byte for byte the one it would make of them."""
+    """Return Flower's array of some values, by the byte the one it makes of them in row order."""
     header = _written_header(values.dtype, values.shape)
     array = Array.__new__(Array)  # as copies are made; making one anew takes ten times as long
     fields = array.__dict__
@@ -41,9 +41,12 @@ def from_array(array: Array) -> AnyArray:
     data = array.data
     header = _read_header(data[:USUAL])
     if header is None:
-        values = array.numpy()
+        file = BytesIO(data)
+        values = np.load(file, allow_pickle=False)
         if not isinstance(values, np.ndarray):  # as NumPy makes of a ZIP file
             raise ValueError("something else than one array was sent")
+        if file.tell() != len(data):
+            raise ValueError(f"an array of {file.tell()} bytes was sent as {len(data)}")
         return values
     if len(data) != header.size:
         raise ValueError(f"an array of {header.size} bytes was sent as {len(data)}")
@@ -74,7 +77,7 @@ def all_numbers(arrays: Sequence[Array]) -> AnyArray:
 def forms(arrays: Sequence[Array]) -> list[list[Any]]:
     """Return what tells arrays of the same types and shapes from others, if all are in order."""
     return [
-        [array.stype for array in arrays],
+        [(array.stype, array.dtype, array.shape) for array in arrays],
         [len(array.data) for array in arrays],
         [array.data[:USUAL] for array in arrays],
     ]

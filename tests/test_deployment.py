@@ -35,11 +35,11 @@ class Machines:
         self.start("flower-superlink", "--insecure", "--port", str(self.port))
 
     def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        log = (self.folder / f"log-{len(self.groups)}").open("wb")
         command = [str(BIN / program), *arguments]
-        started = subprocess.Popen(
-            command, env=self.environment, stdout=log, stderr=log, start_new_session=True
-        )
+        with (self.folder / f"log-{len(self.groups)}").open("wb") as log:
+            started = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
         self.groups.append(started)
         return started
 

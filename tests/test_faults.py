@@ -45,6 +45,7 @@ from server.record import Record
 from server.replies import LeftOut
 from strategies import wire
 from strategies.fedmetanas import FedMetaNAS
+from strategies.npy import to_array
 
 # What a client can do wrong: from an honest reply to training to a faulty one, or none.
 
@@ -382,6 +383,35 @@ def test_strategies_get_all_replies_in_the_form_in_which_they_were_sent() -> Non
         arrays = wire.from_record(one.content.array_records["arrays"])
         assert list(arrays) == ["weights/w", "alphas/a"]
         np.testing.assert_array_equal(arrays["weights/w"], 1.5 * np.arange(1, 13))
+
+
+@pytest.mark.parametrize("lie", ["float64", "columns", "type", "shape"])
+def test_strategies_get_all_arrays_in_the_form_in_which_they_were_sent(lie: str) -> None:
+    def reply(client: int, message: Message) -> Message:
+        good = honest(message)
+        if client == 4:
+            record = good.content.array_records["arrays"]
+            matrix = wire.from_record(record)["weights/w"]
+            array = {
+                "float64": Array(matrix.astype(np.float64)),
+                "columns": Array(np.asfortranarray(matrix)),
+                "type": Array("object", (3, 4), "numpy.ndarray", record["weights/w"].data),
+                "shape": Array("float32", (99, 99), "numpy.ndarray", record["weights/w"].data),
+            }[lie]
+            record["weights/w"] = array
+        return good
+
+    sent = messages((1, 4, 9))
+    for message in sent:
+        matrix = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
+        message.content.array_records["arrays"]["weights/w"] = to_array(matrix)
+    view = PartitionGrid(Nodes(reply), [1, 4, 9], 0.2, 100, 1, 0, lambda left, trace: None)
+
+    first, second, third = (
+        one.content["arrays"]["weights/w"] for one in view.send_and_receive(sent)
+    )
+
+    assert first == second == third
 
 
 def nested(content: bytes) -> bytes:

@@ -329,7 +329,7 @@ def test_adaptation_lowers_the_loss_it_descends() -> None:
 
     adapted = task_learner(theta, episode.support * 10, rates, NO_CLIP, second_order=False)
 
-    assert float(episode.support[0](adapted)[0]) < float(episode.support[0](theta)[0])
+    assert episode.support[0](adapted)[0] < episode.support[0](theta)[0]
 
 
 def unrolled(

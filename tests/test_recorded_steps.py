@@ -138,6 +138,20 @@ def test_each_size_of_batch_has_its_recording_and_the_last_used_are_kept() -> No
     assert recorder.recorded == KEPT + 2
 
 
+def test_weights_in_another_order_are_recorded_anew() -> None:
+    steps = RecordedSteps(Recorder())
+    names = list(THETA.weights)
+    shapes = [tensor.shape for tensor in THETA.weights.values()]
+    one, other = [i for i, shape in enumerate(shapes) if shape == shapes[-3]][:2]
+    names[one], names[other] = names[other], names[one]  # so that the shapes are as before
+    turned = THETA._replace(weights={name: THETA.weights[name] for name in names})
+
+    for theta in (THETA, turned):
+        losses = [loss(number) for number in range(3)]
+        expected = sgd_learner(theta, losses, OUTER, 5.0, one_by_one)
+        assert_same(sgd_learner(theta, losses, OUTER, 5.0, recorded(steps)), expected)
+
+
 def test_another_plan_drops_the_recordings() -> None:
     recorder = Recorder()
     steps = RecordedSteps(recorder)

@@ -243,6 +243,32 @@ def test_the_operation_of_the_readme_can_be_searched() -> None:
         del OPERATIONS["conv_3x3"]
 
 
+@pytest.mark.parametrize("size", [(8, 8), (30, 29)])  # the last one without bundles
+def test_two_names_for_one_module_on_an_edge_count_twice(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("skip_connect", "max_pool_3x3", "sep_conv_3x3", "skip_too", "pool_too")
+    shape = make_shape(operations=names)
+    images, _ = random_images(shape, 1, size=size)
+    mask = Mask.full(shape.topology)
+
+    def logits_and_slopes(kind: type[torch.nn.Module]) -> list[torch.Tensor]:
+        for name, same in (("skip_too", "skip_connect"), ("pool_too", "max_pool_3x3")):
+            of_same = OPERATIONS[same]
+            monkeypatch.setitem(OPERATIONS, name, lambda *a, of_same=of_same: kind(of_same(*a)))
+        network, theta = random_parameters(shape, 2)
+        alphas = [tensor.requires_grad_() for tensor in theta.alphas.tensors()]
+        relaxed = Relaxed(network, shape, mask, 1.0, "softmax")
+        logits = relaxed.predict(theta.weights, Alphas(*alphas), images)
+        return [logits, *torch.autograd.grad(logits.square().sum(), alphas, materialize_grads=True)]
+
+    alone = logits_and_slopes(torch.nn.Sequential)  # a module of its own for each edge and name
+    together = logits_and_slopes(lambda module: module)  # type: ignore[arg-type]
+
+    torch.testing.assert_close(together, alone)
+    assert alone[1].abs().max() > 1e-6
+
+
 def test_topology_by_hand() -> None:
     topology = Topology(2, ("skip_connect",))
 

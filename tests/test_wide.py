@@ -9,7 +9,7 @@ from helpers import generator, make_shape, random_images, random_mask, random_pa
 
 from search_space import operations, supernet
 from search_space.alphas import Mask, Noise
-from search_space.depthwise import on_coarser_images
+from search_space.depthwise import _on_gpu, on_coarser_images
 from search_space.operations import DEFAULT_OPERATIONS, SeparableConv
 from search_space.pointwise import grouped_pointwise
 from search_space.prediction import Relaxed
@@ -62,6 +62,17 @@ def test_a_dilated_convolution_is_one_of_coarser_images(
     result = on_coarser_images(x, weight, dilation)
 
     expected = F.conv2d(x, weight, None, 1, padding, dilation, groups=3)
+    assert_same_gradients(result, expected, [x, weight])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_a_gpus_way_of_a_depthwise_convolution_is_pytorchs(stride: int, dilation: int) -> None:
+    x, weight = random(2, 3, 12, 18), random(3, 1, 5, 5, seed=1)
+
+    result = _on_gpu(x, weight, stride, dilation)
+
+    expected = F.conv2d(x, weight, None, stride, 2 * dilation, dilation, groups=3)
     assert_same_gradients(result, expected, [x, weight])
 
 
