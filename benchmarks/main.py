@@ -11,6 +11,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from experiments.console import say
+
 from .cases import CASES
 from .measure import Comparison, convolution_peak
 
@@ -44,9 +46,12 @@ def bench(
             machine += f", {torch.cuda.get_device_name()}"
         table = [{**asdict(row), "ratio": row.ratio} for row in rows]
         facts = {"machine": machine, "torch": torch.__version__, "peak_gflops": peak}
-        print(json.dumps({**facts, "rows": table}, indent=2))
+        say(json.dumps({**facts, "rows": table}, indent=2))
     else:
-        Console(width=140).print(_table(rows, _where(device), peak))
+        console = Console(width=140)
+        with console.capture() as written:
+            console.print(_table(rows, _where(device), peak))
+        say(written.get().rstrip("\n"))
 
 
 def _where(device: torch.device) -> str:

@@ -1,6 +1,8 @@
 """The benchmarks: they compare the same mathematics, and their figures mean what they say."""
 
 import json
+import os
+import sys
 import time
 
 import pytest
@@ -118,6 +120,22 @@ def test_the_command_prints_json(
     assert [row["case"] for row in printed["rows"]] == ["step, full supernet", "step, digits"]
     assert all(row["plain"] > 0 and row["flop"] > 0 for row in printed["rows"])
     assert printed["peak_gflops"] > 0
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_nobody_need_read_what_it_prints(form: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments.main import main
+
+    monkeypatch.setattr(cases, "LARGE", SHAPE)
+    threads = torch.get_num_threads()
+    end, start = os.pipe()
+    os.close(end)
+
+    with open(start, "w") as closed:  # as of a command behind a pipe that has ended
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["bench", "step", "--batch-size", "4", "--repeats", "1", *form]) == 0
+
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
