@@ -113,9 +113,10 @@ def make_norm(channels: int, norm: str) -> Norm:
 
 # One object each, by which a cell sees that operations begin alike.
 RELU = nn.ReLU()
+IDENTITY = nn.Identity()
+
 #: For what nobody else sees and no gradient needs.
 RELU_IN_PLACE = nn.ReLU(inplace=True)
-IDENTITY = nn.Identity()
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:

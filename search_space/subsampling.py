@@ -57,7 +57,7 @@ class EvenAndOdd(nn.Module):
     """The pixels of even rows and columns, and those of odd ones."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `x` (B, C, H, W) to images of ceil(H / 2), ceil(W / 2) and of half of it, floored."""
+        """Map `x` (B, C, H, W) to two of (B, C, H / 2, W / 2), rounded up and down."""
         even, odd = _Subsample.apply(x, 2, (0, 1))
         return even, odd
 

@@ -131,7 +131,7 @@ def test_nobody_need_read_what_it_prints(form: list[str], monkeypatch: pytest.Mo
     end, start = os.pipe()
     os.close(end)
 
-    with open(start, "w") as closed:  # as of a command behind a pipe that has ended
+    with open(start, "w", buffering=1) as closed:  # as of a command behind a pipe that has ended
         monkeypatch.setattr(sys, "stdout", closed)
         assert main(["bench", "step", "--batch-size", "4", "--repeats", "1", *form]) == 0
 
