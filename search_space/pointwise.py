@@ -20,9 +20,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 EPSILON = 1e-5  # as PyTorch's batch normalisation
-MANY = 64  # rows of a sum kept as one, to all of which the same is added
+SMALL = 2**16  # numbers in an image up to which products are faster than the convolution library
+MANY = 64  # pixels in a row of a sum, to all of which the same is added
+
+#: Whether PyTorch has a convolution that adds to what is there.
+CONVOLUTION_ADDS = hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
 
 
 class Product(NamedTuple):
@@ -55,6 +60,8 @@ class Product(NamedTuple):
 class SumOfProducts:
     """The sum of some products, which share B, C', H and W.
 
+    The total has many pixels in a row, since theirs are short: (B H W / many, many C').
+
     Parameters
     ----------
     product : Product
@@ -62,9 +69,13 @@ class SumOfProducts:
     """
 
     def __init__(self, product: Product) -> None:
-        self.total, shift = _AddProduct.apply(None, *product)
-        self.shifts = [shift]
-        self.size = product.x.shape
+        count, channels, height, width = product.shape
+        self.size = count, height, width, channels
+        pixels = count * height * width
+        self.many = math.gcd(pixels, MANY)
+        self.total = product.x.new_zeros(pixels // self.many, self.many * channels)
+        self.shifts: list[Tensor] = []
+        self.add(product)
 
     def add(self, product: Product) -> None:
         """Compute one more and add it."""
@@ -74,10 +85,7 @@ class SumOfProducts:
     def result(self) -> Tensor:
         """Return the sum, (B, C', H, W); it takes no more products."""
         shift = torch.stack(self.shifts).sum(dim=0)
-        wide = shift.repeat(self.total.shape[1] // len(shift))
-        count, _, height, width = self.size
-        pixels: Tensor = self.total.add_(wide).view(count, height, width, -1)
-        return pixels.permute(0, 3, 1, 2)
+        return self.total.add_(shift.repeat(self.many)).view(self.size).permute(0, 3, 1, 2)
 
 
 class _Multiply(torch.autograd.Function):
@@ -85,8 +93,7 @@ class _Multiply(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
-        matrix, shift = _normalising(ctx, x, weight, factor)
-        return _convolve(x, matrix, shift)
+        return _convolve(x, *_normalising(ctx, x, weight, factor))
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
@@ -95,24 +102,16 @@ class _Multiply(torch.autograd.Function):
 
 
 class _AddProduct(torch.autograd.Function):
-    """Add x A^T to a sum, in place, and return the sum and b; see the module's docstring.
-
-    The sum (R, C') is kept with many of its rows in one, since theirs are short.
-    """
+    """Add x A^T to a total, in place, and return it and b; see the module's docstring."""
 
     @staticmethod
     def forward(
-        ctx: Any, total: Tensor | None, x: Tensor, weight: Tensor, factor: Tensor
+        ctx: Any, total: Tensor, x: Tensor, weight: Tensor, factor: Tensor
     ) -> tuple[Tensor, Tensor]:
         matrix, shift = _normalising(ctx, x, weight, factor)
+        ctx.mark_dirty(total)
         pixels = _pixels(x)
-        if total is None:
-            many = math.gcd(len(pixels), MANY)
-            total = pixels.new_empty(len(pixels) // many, many * len(matrix))
-            torch.mm(pixels, matrix.t(), out=total.view(len(pixels), -1))
-        else:
-            ctx.mark_dirty(total)
-            total.view(len(pixels), -1).addmm_(pixels, matrix.t())
+        _add_product(total.view(len(pixels), -1), pixels, matrix, x.shape)
         return total, shift
 
     @staticmethod
@@ -126,7 +125,9 @@ def _normalising(ctx: Any, x: Tensor, weight: Tensor, factor: Tensor) -> tuple[T
     """Return A (C', C) and b (C',), and save what :func:`_gradient` needs."""
     pixels, matrix = _pixels(x), weight.flatten(1)
     mean = pixels.mean(dim=0)
-    covariance = torch.addr(pixels.t() @ pixels, mean, mean, beta=1 / len(pixels), alpha=-1)
+    covariance = torch.addr(
+        _sum_of_outer(pixels, pixels, x.shape), mean, mean, beta=1 / len(pixels), alpha=-1
+    )
     spread = matrix @ covariance
     variance = (spread * matrix).sum(dim=1).clamp(min=0)  # rounding may leave it below
     inverse = (variance + EPSILON).rsqrt()
@@ -143,17 +144,16 @@ def _gradient(ctx: Any, slope: Tensor, of_shift: Tensor) -> tuple[Tensor, ...]:
         return _by_autograd(x, weight, factor, slope, of_shift)
     pixels, matrix = _pixels(x), weight.flatten(1)
     scale = (inverse * factor)[:, None]
-    product = slope.t() @ pixels
+    product = _sum_of_outer(slope, pixels, x.shape)
     of_factor = inverse * ((product * matrix).sum(dim=1) - center * of_shift)
     pull = of_factor * inverse
     of_matrix = scale * (product - torch.outer(of_shift, mean) - pull[:, None] * spread)
     scaled = scale * matrix
     of_mean = ((center * pull - of_shift) @ scaled) / len(pixels)
-    count, _, height, width = x.shape
-    slopes = slope.view(count, height, width, -1).permute(0, 3, 1, 2)
-    of_x = _convolve(slopes, scaled.t(), of_mean)
+    of_x = _convolve(_image(slope, x.shape), scaled.t(), of_mean)
     of_pixels = of_x.permute(0, 2, 3, 1).view(pixels.shape)  # no copy: it is changed in place
-    of_pixels.addmm_(pixels, matrix.t() @ (pull[:, None] * scaled / len(pixels)), alpha=-1)
+    of_variance = matrix.t() @ (pull[:, None] * scaled / -len(pixels))
+    _add_product(of_pixels, pixels, of_variance, x.shape)
     return of_x, of_matrix.view_as(weight), of_factor
 
 
@@ -162,13 +162,51 @@ def _pixels(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _convolve(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+def _image(pixels: Tensor, size: torch.Size) -> Tensor:
+    """Return (B H W, C') as (B, C', H, W), with B, H and W of `size`."""
+    count, _, height, width = size
+    return pixels.view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _convolve(x: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tensor:
     """Return the product of all pixels with a matrix (C', C) plus a shift (C',), channels last.
 
     As a convolution, which adds the shift while it multiplies.
     """
     product = F.conv2d(x, matrix[:, :, None, None], shift)
     return product.contiguous(memory_format=torch.channels_last)
+
+
+def _sum_of_outer(y: Tensor, x: Tensor, size: torch.Size) -> Tensor:
+    """Return the sum of y x^T over all pixels, (B H W, C') and (B H W, C), of images of `size`.
+
+    As the weight gradient of a convolution, which is faster than a matrix product where the rows
+    are short and very many.
+    """
+    if x.numel() <= SMALL:
+        return y.t() @ x
+    shape = y.shape[1], x.shape[1], 1, 1
+    images = _image(x, size), shape, _image(y, size)
+    return conv2d_weight(*images).flatten(1)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _add_product(total: Tensor, x: Tensor, matrix: Tensor, size: torch.Size) -> None:
+    """Add x A^T, of pixels (B H W, C) of images of `size`, to a total (B H W, C'), in place.
+
+    As a convolution that adds while it multiplies, where PyTorch has one, made for its compiler:
+    it takes 0.6 to 0.9 of the time of a matrix product.
+    """
+    fits = total.dtype == torch.float32 and total.device.type == "cpu"
+    if CONVOLUTION_ADDS and fits and x.numel() > SMALL:
+        torch.ops.mkldnn._convolution_pointwise_.binary(
+            _image(total, size),
+            _image(x, size),
+            matrix[:, :, None, None],
+            *(None, [0, 0], [1, 1], [1, 1], 1),  # bias, padding, stride, dilation, groups
+            *("add", 1.0, None, [], None),  # what is done with the total, and then nothing
+        )
+    else:
+        total.addmm_(x, matrix.t())
 
 
 def _by_autograd(

@@ -8,7 +8,9 @@ edge and q = softmax(beta / tau) over the living pairs of a node,
     q_pair < pair_threshold    ->  the pair dies
 
 An edge that no living pair contains dies with all its operations. The most probable operation of
-an edge in use, and the most probable pair of a node, never die.
+an edge in use, and the most probable pair of a node, never die. But for ``none``: it can weaken an
+edge and never be what is left of it, as in DARTS (Liu, Simonyan and Yang, 2019,
+https://arxiv.org/abs/1806.09055, section 2.4). Where nothing else is probable any more, it dies.
 
 Weight-free operations (skip, pooling) are good from the first round on, convolutions only when
 they have learnt, so that a short search takes too many of the former. They can be limited in each
@@ -43,7 +45,7 @@ def soft_prune(
     alphas : Alphas
         Logits.
     mask : Mask
-        What was alive.
+        What was alive; on an edge in use something other than ``none``.
     topology : Topology
         Edges and pairs of a cell.
     tau : float
@@ -59,7 +61,9 @@ def soft_prune(
         op_alive, pair_alive = mask.cell(cell_type)
         p = masked_softmax(op_logits / tau, op_alive)
         q = pair_probabilities(pair_logits / tau, pair_alive, topology)
-        ops = op_alive & ((p >= operation_threshold) | _strongest(op_logits, op_alive))
+        probable, real = op_alive & (p >= operation_threshold), are_real(topology)
+        undecided = (probable & real).any(dim=1, keepdim=True)
+        ops = probable & (real | undecided) | _strongest(op_logits, op_alive & real)
         pairs = pair_alive & (q >= pair_threshold)
         for own in (list(pairs_of_node) for pairs_of_node in topology.node_pairs):
             pairs[own] |= _strongest(pair_logits[own], pair_alive[own])
@@ -111,10 +115,9 @@ def strongest_inputs_cut(alphas: Alphas, topology: Topology) -> Mask:
     """Keep the two strongest inputs of every node, by the strongest operation of each.
 
     How a network is derived where input pairs have no logits of their own: Liu, Simonyan and Yang,
-    "DARTS", 2019, https://arxiv.org/abs/1806.09055, section 2.4. The operation ``none`` is not
-    counted, as it is not there: a derived network has no use for it.
+    "DARTS", 2019, https://arxiv.org/abs/1806.09055, section 2.4.
     """
-    real = torch.tensor([name != "none" for name in topology.operations])
+    real = are_real(topology)
     cut: dict[str, Tensor] = {}
     for cell_type in CELL_TYPES:
         op_logits = alphas.cell(cell_type)[0]
@@ -129,6 +132,11 @@ def strongest_inputs_cut(alphas: Alphas, topology: Topology) -> Mask:
         cut[f"input_{cell_type}"] = pairs
         cut[f"op_{cell_type}"] = ops & _edges_in_use(pairs, topology)[:, None]
     return Mask(**cut)
+
+
+def are_real(topology: Topology) -> Tensor:
+    """Return which operations a network can end with, (O,): all but ``none``."""
+    return torch.tensor([name != "none" for name in topology.operations])
 
 
 def entropy(alphas: Alphas, mask: Mask, topology: Topology, tau: float) -> float:

@@ -10,6 +10,7 @@ import torch
 
 from search_space.alphas import CELL_TYPES, Mask, Topology
 from search_space.complexity import count_alive_parameters
+from search_space.pruning import are_real
 
 from .fedmetanas import SearchPlan
 from .fixed_network import FixedNetwork
@@ -66,14 +67,15 @@ def _drawn(plan: SearchPlan, draw: int, parameters: int | None) -> Mask:
 
 
 def random_mask(topology: Topology, generator: torch.Generator) -> Mask:
-    """Draw for every node two inputs, and for each an operation, all alike probable."""
+    """Draw for every node two inputs, and for each an operation, all but none alike probable."""
+    operations = are_real(topology).nonzero().flatten()
     mask = {name: torch.zeros_like(tensor) for name, tensor in Mask.full(topology).items()}
     for cell_type in CELL_TYPES:
         for own in topology.node_pairs:
             pair = own[_number(len(own), generator)]
             mask[f"input_{cell_type}"][pair] = True
             for edge in topology.pairs[pair]:
-                operation = _number(len(topology.operations), generator)
+                operation = operations[_number(len(operations), generator)]
                 mask[f"op_{cell_type}"][edge, operation] = True
     return Mask(**mask)
 

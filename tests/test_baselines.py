@@ -388,6 +388,15 @@ def test_every_input_and_operation_is_drawn_as_often() -> None:
         assert torch.allclose(operations, torch.full((3,), 1 / 3).double(), atol=0.08)
 
 
+def test_no_random_network_has_an_edge_of_none() -> None:
+    topology = Topology(2, ("skip_connect", "none", "sep_conv_3x3"))
+    source = generator(4)
+
+    drawn = [random_mask(topology, source).cell("normal")[0].any(dim=0) for _ in range(20)]
+
+    assert torch.stack(drawn).any(dim=0).tolist() == [True, False, True]
+
+
 def test_a_random_network_may_be_asked_to_have_a_size() -> None:
     plan = experiment_of("search.nodes=2").plan
     sizes = set()

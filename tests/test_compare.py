@@ -404,6 +404,7 @@ def test_variants_are_what_they_say() -> None:
         *("fedmetanas-equal", "fedavg-equal", "fednas-long"),
         *("fedmetanas-m4-half", "fedmetanas-m4-equal"),
         *("fedmetanas-late-half", "fedmetanas-late-equal", "perfedavg-late-half"),
+        *("fedmetanas-late01-half", "fedmetanas-late01-equal"),
         *("no-meta-learning-10", "weight-free-limit"),
     }
     assert set(variants) == names

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from helpers import generator
 
+from search_space import pointwise
 from search_space.pointwise import Product, SumOfProducts
 
 Compute = Callable[..., torch.Tensor]
@@ -89,12 +90,23 @@ def test_it_can_be_differentiated_twice(compute: Compute) -> None:
 
 
 @BOTH
-def test_single_precision_is_near_double(compute: Compute) -> None:
-    exact = by_pytorch(*inputs(3))
+@pytest.mark.parametrize("convolution_adds", {pointwise.CONVOLUTION_ADDS, False})
+def test_single_precision_is_near_double(
+    monkeypatch: pytest.MonkeyPatch, convolution_adds: bool, compute: Compute
+) -> None:
+    exact, tensors = inputs(3), inputs(3, torch.float32)
+    expected = by_pytorch(*exact)
+    direction = torch.randn(expected.shape, generator=generator(1), dtype=torch.float64)
+    monkeypatch.setattr(pointwise, "CONVOLUTION_ADDS", convolution_adds)
 
-    result = compute(*inputs(3, torch.float32))
+    result = compute(*tensors)
 
-    torch.testing.assert_close(result.double(), exact, atol=2e-5, rtol=0)
+    torch.testing.assert_close(result.double(), expected, atol=2e-5, rtol=0)
+    slopes = torch.autograd.grad((result * direction.float()).sum(), tensors)
+    expected_slopes = torch.autograd.grad((expected * direction).sum(), exact)
+    for slope, exact_slope in zip(slopes, expected_slopes, strict=True):
+        error = (slope.double() - exact_slope).abs().max() / exact_slope.abs().max()
+        assert error < 2e-5
 
 
 @BOTH

@@ -47,6 +47,23 @@ def test_what_is_improbable_dies_and_nothing_else() -> None:
     assert pruned.input_reduce.all()
 
 
+def test_none_weakens_an_edge_and_is_never_what_is_left_of_it() -> None:
+    topology = Topology(1, ("skip_connect", "none", "sep_conv_3x3"))
+    rows = torch.tensor([[0.03, 0.95, 0.02], [0.3, 0.69, 0.01]], dtype=torch.float64).log()
+    pair = torch.zeros(1, dtype=torch.float64)
+    alphas = Alphas(rows, rows.flip(0), pair, pair)
+
+    pruned = soft_prune(alphas, Mask.full(topology), topology, 1.0, 0.05, 0.05)
+    cold = soft_prune(alphas, Mask.full(topology), topology, 0.001, 0.05, 0.05)
+    cut = final_cut(alphas, Mask.full(topology), topology)
+
+    assert pruned.op_normal.tolist() == [[True, False, False], [True, True, False]]
+    assert pruned.op_reduce.tolist() == [[True, True, False], [True, False, False]]
+    for decided in (cold, cut, final_cut(alphas, pruned, topology)):
+        for ops in (decided.op_normal, decided.op_reduce):
+            assert ops.tolist() == [[True, False, False]] * 2
+
+
 def test_a_dead_competitor_does_not_count() -> None:
     # Alone against the dead, 0.2 of the mass is all of it.
     logits = torch.log(torch.tensor([[0.7, 0.2, 0.06, 0.04]], dtype=torch.float64)).repeat(9, 1)
