@@ -54,7 +54,16 @@ def by_pytorch(*tensors: torch.Tensor) -> torch.Tensor:
 BOTH = pytest.mark.parametrize("compute", [ours, alone])
 
 
+@pytest.fixture(params=["products", "convolutions"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let small images be computed by what is there for these, and by what is for large ones."""
+    if request.param == "convolutions":
+        monkeypatch.setattr(pointwise, "SMALL", 0)
+    return str(request.param)
+
+
 @BOTH
+@pytest.mark.usefixtures("by")
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 def test_value_and_gradients_are_pytorchs(
@@ -90,14 +99,11 @@ def test_it_can_be_differentiated_twice(compute: Compute) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("convolution_adds", {pointwise.CONVOLUTION_ADDS, False})
-def test_single_precision_is_near_double(
-    monkeypatch: pytest.MonkeyPatch, convolution_adds: bool, compute: Compute
-) -> None:
+@pytest.mark.usefixtures("by")
+def test_single_precision_is_near_double(compute: Compute) -> None:
     exact, tensors = inputs(3), inputs(3, torch.float32)
     expected = by_pytorch(*exact)
     direction = torch.randn(expected.shape, generator=generator(1), dtype=torch.float64)
-    monkeypatch.setattr(pointwise, "CONVOLUTION_ADDS", convolution_adds)
 
     result = compute(*tensors)
 
