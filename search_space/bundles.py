@@ -6,6 +6,7 @@ each channel, whatever the kernel's size and dilation:
 
     y[b, i, :] = (x[b, i - reach, :], ..., x[b, i + reach, :]) T        T ((2 reach + 1) W, W')
 
+and that of a very small plane the product of it as a whole, y[b] = x[b] T with T (H W, H' W').
 So all G separable convolutions that leave a state, on all its edges, are a few batched products for
 their depthwise parts, one for their pointwise parts and one norm; once more for those that repeat
 this; and last a product of these, and whatever else leaves the state, with coefficients, which adds
@@ -13,8 +14,8 @@ up what each node gets.
 """
 
 import itertools
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from .operations import Norm, SeparableConv, SeparableStage, normalise
 
 SMALL = 2**14  # numbers in a state for which the calls cost more than what they compute
 SMALL_PLANE = 64  # pixels
+TINY_PLANE = 16  # pixels up to which it is one row
 
 
 def is_small(x: Tensor) -> bool:
@@ -78,27 +80,34 @@ def _stage(x: Tensor, stages: Sequence[SeparableStage]) -> Tensor:
     convs = [stage.depthwise for stage in stages]
     count, height, width = x.shape[2:]
     stride = convs[0].stride
-    # Rows further away than the plane is high are all margin.
-    reach = min(height - 1, max(conv.dilation * (conv.weight.shape[-1] // 2) for conv in convs))
-    rows = F.pad(x, (0, 0, reach, reach)).unfold(3, 2 * reach + 1, stride)  # (., C, B, H', W, R)
-    rows = rows.transpose(4, 5).flatten(4).flatten(2, 3)  # (., C, B H', R W)
-    matrices = _matrices(convs, width, reach)
+    if height * width <= TINY_PLANE:
+        rows = x.flatten(3)  # (., C, B, H W)
+        matrices = _matrices(convs, partial(_places_of_plane, height, width))
+    else:
+        # Rows further away than the plane is high are all margin.
+        reach = min(height - 1, max(conv.dilation * (conv.weight.shape[-1] // 2) for conv in convs))
+        windows = F.pad(x, (0, 0, reach, reach)).unfold(3, 2 * reach + 1, stride)
+        rows = windows.transpose(4, 5).flatten(4).flatten(2, 3)  # (., C, B H', R W)
+        matrices = _matrices(convs, partial(_places, width, reach))
     product = "ucbr,gcrw->gcbw" if len(x) == 1 else "gcbr,gcrw->gcbw"
-    spread = torch.einsum(product, rows, matrices)  # (G, C, B H', W')
+    spread = torch.einsum(product, rows, matrices)  # (G, C, B H', W') or (G, C, B, H' W')
     mixing = torch.cat([stage.pointwise.weight for stage in stages])
     mixed = torch.bmm(mixing.view(*spread.shape[:2], -1), spread.flatten(2))
-    shape = (*spread.shape[:2], count, -1, spread.shape[3])
+    shape = (*spread.shape[:2], count, -1, -(-width // stride))
     return _normalised(mixed, count, stages[0].pointwise.norm).view(shape)
 
 
-def _matrices(convs: Sequence[DepthwiseConv], width: int, reach: int) -> Tensor:
-    """Return the matrices T of depthwise convolutions, (G, C, (2 reach + 1) W, W')."""
+def _matrices(convs: Sequence[DepthwiseConv], places_of: Callable[..., Tensor]) -> Tensor:
+    """Return the matrices T of depthwise convolutions, (G, C, pixels in, pixels out).
+
+    `places_of` maps a kernel's size, stride, dilation and type to what :func:`_places` returns.
+    """
     parts = []
     for (size, stride, dilation), own in itertools.groupby(
         convs, key=lambda conv: (conv.weight.shape[-1], conv.stride, conv.dilation)
     ):
         kernels = torch.cat([conv.weight for conv in own]).flatten(1)
-        places = _places(width, reach, size, stride, dilation, kernels.dtype)
+        places = places_of(size, stride, dilation, kernels.dtype)
         parts.append(kernels @ places.flatten(1))
     return torch.cat(parts).view(len(convs), -1, *places.shape[1:])
 
@@ -120,6 +129,23 @@ def _places(
             if 0 <= above <= 2 * reach and 0 <= start < width:
                 places[row, column, above, start, end] = 1
     return places.view(size * size, -1, outputs)
+
+
+@cache
+def _places_of_plane(
+    height: int, width: int, size: int, stride: int, dilation: int, dtype: torch.dtype
+) -> Tensor:
+    """Return the same for all pixels of a plane, (k k, H W, H' W')."""
+    ends = [range(-(-side // stride)) for side in (height, width)]
+    places = torch.zeros(size, size, height, width, len(ends[0]), len(ends[1]), dtype=dtype)
+    for place in itertools.product(range(size), repeat=2):
+        for end in itertools.product(*ends):
+            row, column = (
+                e * stride + dilation * (p - size // 2) for e, p in zip(end, place, strict=True)
+            )
+            if 0 <= row < height and 0 <= column < width:
+                places[(*place, row, column, *end)] = 1
+    return places.view(size * size, height * width, -1)
 
 
 def _normalised(x: Tensor, count: int, norm: Norm) -> Tensor:
