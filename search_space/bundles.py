@@ -14,8 +14,8 @@ up what each node gets.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -82,13 +82,13 @@ def _stage(x: Tensor, stages: Sequence[SeparableStage]) -> Tensor:
     stride = convs[0].stride
     if height * width <= TINY_PLANE:
         rows = x.flatten(3)  # (., C, B, H W)
-        matrices = _matrices(convs, partial(_places_of_plane, height, width))
+        matrices = _matrices(convs, height, range(0, height, stride), width)
     else:
         # Rows further away than the plane is high are all margin.
         reach = min(height - 1, max(conv.dilation * (conv.weight.shape[-1] // 2) for conv in convs))
         windows = F.pad(x, (0, 0, reach, reach)).unfold(3, 2 * reach + 1, stride)
         rows = windows.transpose(4, 5).flatten(4).flatten(2, 3)  # (., C, B H', R W)
-        matrices = _matrices(convs, partial(_places, width, reach))
+        matrices = _matrices(convs, 2 * reach + 1, range(reach, reach + 1), width)
     product = "ucbr,gcrw->gcbw" if len(x) == 1 else "gcbr,gcrw->gcbw"
     spread = torch.einsum(product, rows, matrices)  # (G, C, B H', W') or (G, C, B, H' W')
     mixing = torch.cat([stage.pointwise.weight for stage in stages])
@@ -97,54 +97,43 @@ def _stage(x: Tensor, stages: Sequence[SeparableStage]) -> Tensor:
     return _normalised(mixed, count, stages[0].pointwise.norm).view(shape)
 
 
-def _matrices(convs: Sequence[DepthwiseConv], places_of: Callable[..., Tensor]) -> Tensor:
+def _matrices(convs: Sequence[DepthwiseConv], height: int, centers: range, width: int) -> Tensor:
     """Return the matrices T of depthwise convolutions, (G, C, pixels in, pixels out).
 
-    `places_of` maps a kernel's size, stride, dilation and type to what :func:`_places` returns.
+    They map `height` rows of `width` pixels to the rows of the result around `centers`.
     """
     parts = []
     for (size, stride, dilation), own in itertools.groupby(
         convs, key=lambda conv: (conv.weight.shape[-1], conv.stride, conv.dilation)
     ):
         kernels = torch.cat([conv.weight for conv in own]).flatten(1)
-        places = places_of(size, stride, dilation, kernels.dtype)
+        places = _places(height, centers, width, size, stride, dilation, kernels.dtype)
         parts.append(kernels @ places.flatten(1))
     return torch.cat(parts).view(len(convs), -1, *places.shape[1:])
 
 
 @cache
 def _places(
-    width: int, reach: int, size: int, stride: int, dilation: int, dtype: torch.dtype
+    height: int,
+    centers: range,
+    width: int,
+    size: int,
+    stride: int,
+    dilation: int,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """Return for every weight of a kernel which pixel it carries where, (k k, R W, W').
+    """Return for every weight of a kernel which pixel it carries where, (k k, pixels in, out).
 
     It is 1 at (weight, pixel in, pixel out) if the weight takes the one to the other, else 0.
     """
     outputs = -(-width // stride)
-    places = torch.zeros(size, size, 2 * reach + 1, width, outputs, dtype=dtype)
+    places = torch.zeros(size, size, height, width, len(centers), outputs, dtype=dtype)
     for row, column in itertools.product(range(size), repeat=2):
-        above = reach + dilation * (row - size // 2)
-        for end in range(outputs):
-            start = end * stride + dilation * (column - size // 2)
-            if 0 <= above <= 2 * reach and 0 <= start < width:
-                places[row, column, above, start, end] = 1
-    return places.view(size * size, -1, outputs)
-
-
-@cache
-def _places_of_plane(
-    height: int, width: int, size: int, stride: int, dilation: int, dtype: torch.dtype
-) -> Tensor:
-    """Return the same for all pixels of a plane, (k k, H W, H' W')."""
-    ends = [range(-(-side // stride)) for side in (height, width)]
-    places = torch.zeros(size, size, height, width, len(ends[0]), len(ends[1]), dtype=dtype)
-    for place in itertools.product(range(size), repeat=2):
-        for end in itertools.product(*ends):
-            row, column = (
-                e * stride + dilation * (p - size // 2) for e, p in zip(end, place, strict=True)
-            )
-            if 0 <= row < height and 0 <= column < width:
-                places[(*place, row, column, *end)] = 1
+        for (end, center), right in itertools.product(enumerate(centers), range(outputs)):
+            above = center + dilation * (row - size // 2)
+            start = right * stride + dilation * (column - size // 2)
+            if 0 <= above < height and 0 <= start < width:
+                places[row, column, above, start, end, right] = 1
     return places.view(size * size, height * width, -1)
 
 

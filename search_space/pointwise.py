@@ -168,7 +168,7 @@ def _image(pixels: Tensor, size: torch.Size) -> Tensor:
     return pixels.view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _convolve(x: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tensor:
+def _convolve(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     """Return the product of all pixels with a matrix (C', C) plus a shift (C',), channels last.
 
     As a convolution, which adds the shift while it multiplies.

@@ -56,12 +56,13 @@ def soft_prune(
         So many edges of a cell at most are left with weight-free operations only.
     """
     pruned: dict[str, Tensor] = {}
+    real = are_real(topology)
     for cell_type in CELL_TYPES:
         op_logits, pair_logits = alphas.cell(cell_type)
         op_alive, pair_alive = mask.cell(cell_type)
         p = masked_softmax(op_logits / tau, op_alive)
         q = pair_probabilities(pair_logits / tau, pair_alive, topology)
-        probable, real = op_alive & (p >= operation_threshold), are_real(topology)
+        probable = op_alive & (p >= operation_threshold)
         undecided = (probable & real).any(dim=1, keepdim=True)
         ops = probable & (real | undecided) | _strongest(op_logits, op_alive & real)
         pairs = pair_alive & (q >= pair_threshold)

@@ -8,6 +8,7 @@ import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -421,6 +422,8 @@ def test_variants_are_what_they_say() -> None:
     short = load("mnist-short", [])
     for name in ("fedmetanas-m4-half", "fedmetanas-m4-equal", "no-meta-learning-10"):
         assert batches[name] == short.client.episodes * (short.client.inner_steps + 1)
+    same_step = made["fedmetanas-late01-half"].client
+    assert same_step == replace(made["fedmetanas-half"].client, meta_start=0.667)
     assert made["weight-free-limit"].search.weight_free_limit == 1
     assert made["fedmetanas"].search == made["gumbel"].search
     assert made["second-order"].client.second_order

@@ -55,11 +55,10 @@ BOTH = pytest.mark.parametrize("compute", [ours, alone])
 
 
 @pytest.fixture(params=["products", "convolutions"])
-def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let small images be computed by what is there for these, and by what is for large ones."""
     if request.param == "convolutions":
         monkeypatch.setattr(pointwise, "SMALL", 0)
-    return str(request.param)
 
 
 @BOTH
