@@ -38,7 +38,7 @@ def one_by_one(
 
 
 @pytest.mark.parametrize("times", [(1,), (2,), (1, 2), (1, 2, 3)])
-@pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 2), (3, 12)])
+@pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 2), (3, 12), (4, 4), (3, 5)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_value_and_gradients(
