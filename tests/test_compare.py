@@ -402,7 +402,7 @@ def test_variants_are_what_they_say() -> None:
         *("no-input-pruning", "no-operation-pruning"),
         *("inner-weights-only", "inner-alphas-only"),
         *("fedmetanas-half", "fedavg-half", "perfedavg-half", "random-half", "random-half-1"),
-        *("fedmetanas-equal", "fedavg-equal", "fednas-long"),
+        *("fedmetanas-equal", "fedavg-equal", "random-equal", "fednas-long"),
         *("fedmetanas-m4-half", "fedmetanas-m4-equal"),
         *("fedmetanas-late-half", "fedmetanas-late-equal", "perfedavg-late-half"),
         *("fedmetanas-late01-half", "fedmetanas-late01-equal"),
