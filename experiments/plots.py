@@ -30,7 +30,7 @@ def draw_curves(rows: Sequence[Row], folder: Path) -> None:
 
     curves = {row.name: [read_curve(row.folders[seed]) for seed in row.summaries] for row in rows}
     for axis, words in AXES.items():
-        figure = Figure(figsize=(8, 5), layout="constrained")
+        figure = Figure(figsize=(10, 5), layout="constrained")
         axes = figure.subplots()
         for number, (name, runs) in enumerate(curves.items()):
             colour, marker = f"C{number % 10}", MARKERS[number // 10 % len(MARKERS)]
@@ -51,7 +51,7 @@ def draw_curves(rows: Sequence[Row], folder: Path) -> None:
         axes.set(xlabel=words, ylabel="test accuracy")
         axes.grid(alpha=0.3)
         if any(curves.values()):
-            axes.legend()
+            figure.legend(loc="outside right upper")  # on the axes it would hide curves
         write_picture(figure, folder / f"accuracy-{axis}.png")
 
 
