@@ -429,6 +429,7 @@ def test_variants_are_what_they_say() -> None:
         assert made[name].client == same_step
         assert made[name].search == made["weight-free-limit"].search
     assert made["weight-free-limit"].search.weight_free_limit == 1
+    assert made["random-equal"].strategy == made["random-half"].strategy
     assert made["fedmetanas"].search == made["gumbel"].search
     assert made["second-order"].client.second_order
     assert made["no-meta-learning"].client.inner_steps == 0
