@@ -46,6 +46,14 @@ def evaluate(message: Message, context: Context) -> Message:
     return _reply(message, {"num-examples": examples, "loss": loss, **metrics})
 
 
+@app.query()
+def compare(message: Message, context: Context) -> Message:
+    """Measure the losses of some networks on this client's query images; reply with metrics."""
+    client, arrays, config = _open(message, context)
+    losses, examples, seconds = client.compare(arrays, config)
+    return _reply(message, {"num-examples": examples, "losses": losses, "seconds": seconds})
+
+
 def _open(message: Message, context: Context) -> tuple[MetaClient, list[Any], dict[str, Any]]:
     experiment = experiment_of(context.run_config, context.node_config)
     config = dict(next(iter(message.content.config_records.values())))

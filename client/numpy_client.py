@@ -98,8 +98,7 @@ class MetaClient(NumPyClient):
             "accuracy": accuracy,
             "seconds": time.perf_counter() - started,
         }
-        examples = len(self.split.support) + len(self.split.query)
-        return [arrays[key] for key in self.keys], examples, metrics
+        return [arrays[key] for key in self.keys], self._examples, metrics
 
     def learn(self, parameters: list[Any], config: dict[str, Any]) -> tuple[Parameters, Tensor]:
         """Run the learner that the server asked for.
@@ -186,6 +185,39 @@ class MetaClient(NumPyClient):
         }
         return loss, len(self.split.test), metrics
 
+    @torch.no_grad()
+    def compare(
+        self, parameters: list[Any], config: dict[str, Any]
+    ) -> tuple[list[float], int, float]:
+        """Measure the losses of some networks with the supernet's weights, on one query batch.
+
+        All on the same batch, so that they differ by the networks alone.
+
+        Parameters
+        ----------
+        parameters : list of array
+            As that of :meth:`fit`.
+        config : dict
+            ``server-round`` and the networks, see :func:`strategies.wire.finalists_config`.
+
+        Returns
+        -------
+        losses, num_examples, seconds
+            One loss for each network, n_k as of :meth:`fit`, and the time it took.
+        """
+        started = time.perf_counter()
+        experiment, theta = self.experiment, self._theta(parameters)
+        batch = next(self._batches("query", int(config["server-round"])))
+        masks = wire.finalists_from_config(config, experiment.topology)
+        networks = [experiment.relaxed(mask, 1.0) for mask in masks]
+        losses = torch.stack([BatchLoss(network, *batch, None)(theta)[0] for network in networks])
+        return losses.tolist(), self._examples, time.perf_counter() - started
+
+    @property
+    def _examples(self) -> int:
+        """n_k: the images of support and query part."""
+        return len(self.split.support) + len(self.split.query)
+
     def _round(self, config: dict[str, Any]) -> _Round:
         """Read the message's settings; a strategy that does not search sends only the round."""
         plan = self.experiment.plan
@@ -249,8 +281,8 @@ class MetaClient(NumPyClient):
             yield Episode(inner, loss(next(query)))
 
     def _is_before_meta(self, this_round: _Round) -> bool:
-        of_phase, rounds = this_round.progress
-        return of_phase <= self.experiment.settings.client.meta_start * rounds
+        rounds = self.experiment.plan.rounds
+        return this_round.number <= self.experiment.settings.client.meta_start * rounds
 
     def _steps(self, this_round: _Round) -> Iterator[Loss]:
         """Draw the batches of plain SGD, from support and query part alike."""

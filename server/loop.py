@@ -262,9 +262,7 @@ def _run_round(
         messages = list(strategy.configure_train(server_round, arrays, ConfigRecord(), view))
     if not messages:
         raise RunError(f"strategy.name: {settings.strategy.name} asks no client to train")
-    sent = time.perf_counter()
     replies = view.send_and_receive(messages)
-    received = time.perf_counter()
     aggregated, metrics = strategy.aggregate_train(server_round, replies)
     arrays = arrays if aggregated is None else aggregated
     metrics = MetricRecord() if metrics is None else metrics
@@ -307,8 +305,8 @@ def _run_round(
         seconds={
             "total": ended - started,
             "client": view.client_seconds,
-            "server": (sent - started) + (served - received),
-            "transport": received - sent - view.client_seconds,
+            "server": served - started - view.waited,
+            "transport": view.waited - view.client_seconds,
             "evaluation": ended - served,
         },
         bytes_down=_by_kind(view.sent),

@@ -80,6 +80,8 @@ class PartitionGrid(Grid):
         Bytes of weights and of alphas, down and up, since this view was made.
     client_seconds : float
         Compute time of the busiest worker since then.
+    waited : float
+        Seconds from sending messages to the last of their replies, since then.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class PartitionGrid(Grid):
         self.sent = (0, 0)
         self.received = (0, 0)
         self.client_seconds = 0.0
+        self.waited = 0.0
 
     def set_run(self, run: Run) -> None:
         """Set the run of the grid behind."""
@@ -151,6 +154,7 @@ class PartitionGrid(Grid):
         messages = list(messages)
         timeout = self.timeout if timeout is None else timeout
         needed = min(self.needed, len(messages))
+        started = time.perf_counter()
         good = self._ask(messages, timeout)
         if len(good) < needed:
             others = [m for m in messages if m.metadata.dst_node_id not in good]
@@ -165,6 +169,7 @@ class PartitionGrid(Grid):
             )
         ordered = [good[client] for client in sorted(good)]
         self._account(ordered)
+        self.waited += time.perf_counter() - started
         return ordered
 
     def _ask(self, messages: list[Message], timeout: float) -> dict[int, Message]:

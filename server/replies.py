@@ -7,7 +7,15 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 
 from experiments.console import one_line, printable
 from strategies import wire
@@ -17,11 +25,13 @@ from strategies.npy import forms, from_array, to_array
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
 NORM_LIMIT = 100.0  # times the norm of what was sent, or 1 if that is more: no training does that
+LOSSES = "losses"  # of the networks that a query is about
 METRICS = {
     MessageType.TRAIN: {"num-examples", "loss", "accuracy", "seconds", "worker"},
     MessageType.EVALUATE: {
         *("num-examples", "loss", "accuracy-before", "accuracy-after", "seconds", "worker")
     },
+    MessageType.QUERY: {"num-examples", LOSSES, "seconds", "worker"},
 }
 LARGEST = 1e300  # of any metric
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -39,7 +49,7 @@ class LeftOut:
     ----------
     client : int
         Its partition id.
-    stage : {"train", "evaluate"}
+    stage : {"train", "evaluate", "query"}
         What it was asked to do.
     reason : str
         One line.
@@ -127,7 +137,10 @@ def checked(
             raise BadReplyError(line, trace)
         raise BadReplyError(f"no reply: {line}")
     stage = sent.metadata.message_type
-    content = RecordDict({"metrics": _metrics(reply.content, METRICS[stage], most_examples)})
+    metrics = _metrics(reply.content, METRICS[stage], most_examples)
+    content = RecordDict({"metrics": metrics})
+    if stage == MessageType.QUERY:
+        _check_losses(metrics, next(iter(sent.content.config_records.values())))
     if stage == MessageType.TRAIN:
         arrays = next(iter(sent.content.array_records.values()))
         content["arrays"] = _arrays(reply.content, expected(arrays))
@@ -146,12 +159,21 @@ def _metrics(content: RecordDict, expected: set[str], most_examples: int) -> Met
     for key, value in metrics.items():
         low = -LARGEST if key == "worker" else 0
         high = 1 if key.startswith("accuracy") else LARGEST
-        if not isinstance(value, int | float) or not low <= value <= high:  # nor is NaN between
-            raise BadReplyError(f"{key}: expected {_range(low, high)}; found {brief(value)}")
+        for one in value if key == LOSSES and isinstance(value, list) else [value]:
+            if not isinstance(one, int | float) or not low <= one <= high:  # nor is NaN between
+                raise BadReplyError(f"{key}: expected {_range(low, high)}; found {brief(one)}")
     examples = metrics["num-examples"]
     if not isinstance(examples, int) or not 1 <= examples <= most_examples:
         raise BadReplyError(f"num-examples: expected 1 to {most_examples}; found {examples!r}")
     return metrics
+
+
+def _check_losses(metrics: MetricRecord, asked: ConfigRecord) -> None:
+    """Raise if there is not one loss for each network that was asked for."""
+    losses, count = metrics[LOSSES], asked[wire.FINALISTS]
+    if not isinstance(losses, list) or len(losses) != count:
+        found = str(len(losses)) if isinstance(losses, list) else brief(losses)
+        raise BadReplyError(f"{LOSSES}: expected a list of {count!r}; found {found}")
 
 
 def _range(low: float, high: float) -> str:

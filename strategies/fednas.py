@@ -24,6 +24,7 @@ from search_space.supernet import initial_weights
 from . import wire
 from .aggregation import AnyArray
 from .fedmetanas import FedMetaNAS, SearchPlan
+from .phases import place_in_phase, rounds_of_search
 
 
 class FedNAS(FedMetaNAS):
@@ -59,36 +60,22 @@ class FedNAS(FedMetaNAS):
         **options: Any,
     ) -> None:
         super().__init__(plan, **options)
-        if not 0 < search_share < 1:
-            raise ValueError(
-                f"search_share: expected greater than 0 and less than 1; found {search_share!r}"
-            )
         if not support_share >= 0:
             raise ValueError(f"support_share: expected at least 0; found {support_share!r}")
-        if plan.rounds < 2:
-            raise ValueError("expected rounds at least 2: one to search, one to retrain")
-        self.search_rounds = min(max(round(search_share * plan.rounds), 1), plan.rounds - 1)
+        self.search_rounds = rounds_of_search(search_share, plan.rounds)
         self.support_share = float(support_share)
 
     def round_config(self, server_round: int) -> dict[str, Any]:
         """Return what every node is told: each phase has step sizes that fall from the start."""
-        both = {**wire.round_config(1.0, self.mask), "relaxation": "softmax"}
-        if server_round <= self.search_rounds:
-            return {
-                **both,
-                "phase": "search",
-                "phase-round": server_round,
-                "phase-rounds": self.search_rounds,
-                "learner": "milenas",
-                "support-share": self.support_share,
-            }
-        return {
-            **both,
-            "phase": "training",
-            "phase-round": server_round - self.search_rounds,
-            "phase-rounds": self.plan.rounds - self.search_rounds,
-            "learner": "sgd",
+        both = {
+            **wire.round_config(1.0, self.mask),
+            **place_in_phase(server_round, self.search_rounds, self.plan.rounds),
+            "relaxation": "softmax",
         }
+        if server_round <= self.search_rounds:
+            own = {"learner": "milenas", "support-share": self.support_share}
+            return {**both, "phase": "search", **own}
+        return {**both, "phase": "training", "learner": "sgd"}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

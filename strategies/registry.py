@@ -16,11 +16,13 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from .fedavg import FedAvgNetwork
 from .fedmetanas import FedMetaNAS, SearchPlan
 from .fednas import FedNAS
+from .finalists import Finalists
 from .perfedavg import PerFedAvg
 from .random_network import RandomNetwork
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "fedmetanas": FedMetaNAS,
+    "finalists": Finalists,
     "fednas": FedNAS,
     "fedavg": FedAvgNetwork,
     "perfedavg": PerFedAvg,

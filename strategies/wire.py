@@ -14,9 +14,12 @@ What else it may hold has a default:
 ``phase-rounds``  how many rounds the phase has; default: all
 ``support-share`` lambda of ``milenas``; default: 1
 ================  ============================================================
+
+A query asks for the losses of some networks: ``finalists`` says of how many, and
+``finalists/<name>`` has their one-hot masks, one after the other.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -36,6 +39,7 @@ from .npy import from_array, to_array
 WEIGHTS = "weights/"
 ALPHAS = "alphas/"
 MASK = "mask/"
+FINALISTS = "finalists"
 
 
 def to_arrays(weights: Weights, alphas: Alphas) -> dict[str, AnyArray]:
@@ -134,6 +138,34 @@ def mask_from_config(config: Mapping[str, Any], topology: Topology) -> Mask:
             raise ValueError(f"{MASK}{name}: expected {tensor.numel()} values, not {len(values)}")
         parts[name] = torch.tensor(values, dtype=torch.bool).reshape(tensor.shape)
     return Mask(**parts)
+
+
+def finalists_config(masks: Sequence[Mask]) -> dict[str, Any]:
+    """Return what a query for the losses of some networks sends along."""
+    config: dict[str, Any] = {FINALISTS: len(masks)}
+    for name in PER_CELL_NAMES:
+        tensors = [getattr(mask, name) for mask in masks]
+        config[f"{FINALISTS}/{name}"] = torch.stack(tensors).flatten().tolist()
+    return config
+
+
+def finalists_from_config(config: Mapping[str, Any], topology: Topology) -> list[Mask]:
+    """Return the networks of a query.
+
+    Raises
+    ------
+    ValueError
+        If a part of the masks has not the size the topology asks for.
+    """
+    count, parts = config[FINALISTS], {}
+    for name, tensor in Mask.full(topology).items():
+        values = config[f"{FINALISTS}/{name}"]
+        if len(values) != count * tensor.numel():
+            raise ValueError(
+                f"{FINALISTS}/{name}: expected {count} * {tensor.numel()} values, not {len(values)}"
+            )
+        parts[name] = torch.tensor(values, dtype=torch.bool).reshape(count, *tensor.shape)
+    return [Mask(**{name: of_all[k] for name, of_all in parts.items()}) for k in range(count)]
 
 
 def count_bytes(record: ArrayRecord) -> tuple[int, int]:

@@ -542,6 +542,9 @@ def test_fednas_averages_alphas_and_starts_anew_from_seeded_weights() -> None:
         ("perfedavg", {"normal": [[["dil_conv_3x3", 0], ["none", 1]]]}, "search.operations"),
         ("random", {"draw": -1}, "draw"),
         ("random", {"parameters": 10}, "none has about 10"),
+        ("finalists", {"finalists": 0}, "finalists: expected at least 1"),
+        ("finalists", {"search_share": 0.0}, "search_share"),
+        ("finalists", {"parameters": 1.5}, "parameters: expected a whole"),
         ("fednas", {"search_share": 1.0}, "search_share"),
         ("fednas", {"support_share": -1}, "support_share"),
     ],
@@ -573,12 +576,13 @@ def test_every_strategy_tells_its_clients_what_to_do() -> None:
     plan = experiment_of("rounds=4").plan
     told = {
         name: [make_strategy(name, {}, plan).round_config(n) for n in (1, 4)]  # type: ignore[attr-defined]
-        for name in ("fedmetanas", "perfedavg", "fedavg", "random", "fednas")
+        for name in ("fedmetanas", "finalists", "perfedavg", "fedavg", "random", "fednas")
     }
 
     learners = {name: [c.get("learner", "meta") for c in configs] for name, configs in told.items()}
     assert learners == {
         "fedmetanas": ["meta", "meta"],
+        "finalists": ["meta", "meta"],
         "perfedavg": ["meta", "meta"],
         "fedavg": ["sgd", "sgd"],
         "random": ["sgd", "sgd"],

@@ -116,6 +116,7 @@ FLOWER = "strategy.name=flwr.serverapp.strategy:"
 STRATEGIES = {
     "fedmetanas": (),
     "fednas": ("strategy.name=fednas",),
+    "finalists": ("strategy.name=finalists", "strategy.options={search_share: 0.4}"),
     "random": ("strategy.name=random",),
     "FedAdam": (f"{FLOWER}FedAdam", "strategy.options={eta: 0.01}"),
     "FedYogi": (f"{FLOWER}FedYogi", "strategy.options={eta: 0.01}"),
@@ -124,8 +125,12 @@ STRATEGIES = {
 }
 
 
-# After which round: FedNAS's network is derived in round 3. The rest is in the soak.
-SHORT = [("fedmetanas", 1), ("fedmetanas", 4), ("fednas", 2), ("fednas", 3), ("FedAdam", 2)]
+# After which round: FedNAS's network is derived, finalists are compared in round 3. The rest is in
+# the soak.
+SHORT = [
+    *(("fedmetanas", 1), ("fedmetanas", 4), ("fednas", 2), ("fednas", 3)),
+    *(("finalists", 2), ("finalists", 3), ("FedAdam", 2)),
+]
 LONG = [(name, last) for name in STRATEGIES for last in (1, 2, 3, 4)]
 
 

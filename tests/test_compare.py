@@ -407,7 +407,7 @@ def test_variants_are_what_they_say() -> None:
         *("fedmetanas-late-half", "fedmetanas-late-equal", "perfedavg-late-half"),
         *("fedmetanas-late01-half", "fedmetanas-late01-equal"),
         *("fedmetanas-late01-limit-half", "fedmetanas-late01-limit-equal"),
-        *("no-meta-learning-10", "weight-free-limit"),
+        *("finalists-half", "finalists-equal", "no-meta-learning-10", "weight-free-limit"),
     }
     assert set(variants) == names
     assert all(variant.about for variant in variants.values())
@@ -430,6 +430,9 @@ def test_variants_are_what_they_say() -> None:
         assert made[name].search == made["weight-free-limit"].search
     assert made["weight-free-limit"].search.weight_free_limit == 1
     assert made["random-equal"].strategy == made["random-half"].strategy
+    same_but_rounds = replace(made["finalists-equal"], rounds=25)
+    assert same_but_rounds == made["finalists-half"]
+    assert made["finalists-half"].strategy.options == {"parameters": 15000}
     assert made["fedmetanas"].search == made["gumbel"].search
     assert made["second-order"].client.second_order
     assert made["no-meta-learning"].client.inner_steps == 0

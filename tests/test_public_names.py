@@ -71,7 +71,8 @@ def test_engines() -> None:
 
 
 def test_strategies_and_rules() -> None:
-    assert set(STRATEGIES) == {"fedmetanas", "fednas", "fedavg", "perfedavg", "random"}
+    names = {"fedmetanas", "finalists", "fednas", "fedavg", "perfedavg", "random"}
+    assert set(STRATEGIES) == names
     assert set(RULES) == {"weighted-mean", "mean", "median"}
 
 

@@ -543,7 +543,9 @@ def noise_like(images: np.ndarray, seed: int) -> np.ndarray:  # type: ignore[typ
     return np.random.default_rng(seed).integers(0, 256, images.shape, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["fedmetanas", "fednas", "fedavg", "perfedavg", "random"])
+@pytest.mark.parametrize(
+    "name", ["fedmetanas", "finalists", "fednas", "fedavg", "perfedavg", "random"]
+)
 def test_no_strategy_ever_touches_the_global_test_set(
     disguise: Callable[[Callable[[Dataset], Dataset]], str], name: str
 ) -> None:
