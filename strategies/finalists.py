@@ -31,6 +31,7 @@ from .aggregation import AnyArray
 from .fedmetanas import FedMetaNAS, SearchPlan
 from .phases import place_in_phase, rounds_of_search
 
+MOST_FINALISTS = 1000  # no message may make a client compute for ever
 DRAWS = 10  # for each finalist, where they are to have a certain size
 
 
@@ -42,7 +43,7 @@ class Finalists(FedMetaNAS):
     plan : SearchPlan
         The search space, the number of rounds and the seed of its generators.
     finalists : int
-        How many networks are compared, >= 1.
+        How many networks are compared, from 1 to 1000.
     search_share : float
         How much of all rounds is search, greater than 0 and less than 1.
     parameters : int, optional
@@ -71,8 +72,8 @@ class Finalists(FedMetaNAS):
         **options: Any,
     ) -> None:
         super().__init__(plan, **options)
-        if finalists < 1:
-            raise ValueError(f"finalists: expected at least 1; found {finalists}")
+        if not 1 <= finalists <= MOST_FINALISTS:
+            raise ValueError(f"finalists: expected from 1 to {MOST_FINALISTS}; found {finalists}")
         if parameters is not None and (type(parameters) is not int or parameters < 1):
             raise ValueError(f"parameters: expected a whole number, at least 1; found {parameters}")
         self.finalists = finalists
