@@ -51,7 +51,7 @@ def compare(message: Message, context: Context) -> Message:
     """Measure the losses of some networks on this client's query images; reply with metrics."""
     client, arrays, config = _open(message, context)
     losses, examples, seconds = client.compare(arrays, config)
-    return _reply(message, {"num-examples": examples, "losses": losses, "seconds": seconds})
+    return _reply(message, {"num-examples": examples, wire.LOSSES: losses, "seconds": seconds})
 
 
 def _open(message: Message, context: Context) -> tuple[MetaClient, list[Any], dict[str, Any]]:

@@ -25,13 +25,12 @@ from strategies.npy import forms, from_array, to_array
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
 NORM_LIMIT = 100.0  # times the norm of what was sent, or 1 if that is more: no training does that
-LOSSES = "losses"  # of the networks that a query is about
 METRICS = {
     MessageType.TRAIN: {"num-examples", "loss", "accuracy", "seconds", "worker"},
     MessageType.EVALUATE: {
         *("num-examples", "loss", "accuracy-before", "accuracy-after", "seconds", "worker")
     },
-    MessageType.QUERY: {"num-examples", LOSSES, "seconds", "worker"},
+    MessageType.QUERY: {"num-examples", wire.LOSSES, "seconds", "worker"},
 }
 LARGEST = 1e300  # of any metric
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -159,7 +158,7 @@ def _metrics(content: RecordDict, expected: set[str], most_examples: int) -> Met
     for key, value in metrics.items():
         low = -LARGEST if key == "worker" else 0
         high = 1 if key.startswith("accuracy") else LARGEST
-        for one in value if key == LOSSES and isinstance(value, list) else [value]:
+        for one in value if key == wire.LOSSES and isinstance(value, list) else [value]:
             if not isinstance(one, int | float) or not low <= one <= high:  # nor is NaN between
                 raise BadReplyError(f"{key}: expected {_range(low, high)}; found {brief(one)}")
     examples = metrics["num-examples"]
@@ -170,10 +169,10 @@ def _metrics(content: RecordDict, expected: set[str], most_examples: int) -> Met
 
 def _check_losses(metrics: MetricRecord, asked: ConfigRecord) -> None:
     """Raise if there is not one loss for each network that was asked for."""
-    losses, count = metrics[LOSSES], asked[wire.FINALISTS]
+    losses, count = metrics[wire.LOSSES], asked[wire.FINALISTS]
     if not isinstance(losses, list) or len(losses) != count:
         found = str(len(losses)) if isinstance(losses, list) else brief(losses)
-        raise BadReplyError(f"{LOSSES}: expected a list of {count!r}; found {found}")
+        raise BadReplyError(f"{wire.LOSSES}: expected a list of {count!r}; found {found}")
 
 
 def _range(low: float, high: float) -> str:

@@ -122,6 +122,6 @@ class Finalists(FedMetaNAS):
             next(iter(reply.content.metric_records.values()))
             for reply in grid.send_and_receive(messages)
         ]
-        losses = np.array([metrics["losses"] for metrics in replies], dtype=np.float64)
+        losses = np.array([metrics[wire.LOSSES] for metrics in replies], dtype=np.float64)
         examples = [float(metrics["num-examples"]) for metrics in replies]  # type: ignore[arg-type]
         return np.average(losses, axis=0, weights=examples)

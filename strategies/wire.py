@@ -16,7 +16,7 @@ What else it may hold has a default:
 ================  ============================================================
 
 A query asks for the losses of some networks: ``finalists`` says of how many, and
-``finalists/<name>`` has their one-hot masks, one after the other.
+``finalists/<name>`` has their one-hot masks, one after the other; ``losses`` is the reply's metric.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -40,6 +40,7 @@ WEIGHTS = "weights/"
 ALPHAS = "alphas/"
 MASK = "mask/"
 FINALISTS = "finalists"
+LOSSES = "losses"
 
 
 def to_arrays(weights: Weights, alphas: Alphas) -> dict[str, AnyArray]:
@@ -128,16 +129,9 @@ def mask_from_config(config: Mapping[str, Any], topology: Topology) -> Mask:
     ValueError
         If a part of the mask has not the size the topology asks for.
     """
-    full = Mask.full(topology)
     if MASK + PER_CELL_NAMES[0] not in config:
-        return full
-    parts = {}
-    for name, tensor in full.items():
-        values = config[MASK + name]
-        if len(values) != tensor.numel():
-            raise ValueError(f"{MASK}{name}: expected {tensor.numel()} values, not {len(values)}")
-        parts[name] = torch.tensor(values, dtype=torch.bool).reshape(tensor.shape)
-    return Mask(**parts)
+        return Mask.full(topology)
+    return _masks(config, MASK, 1, topology)[0]
 
 
 def finalists_config(masks: Sequence[Mask]) -> dict[str, Any]:
@@ -157,13 +151,16 @@ def finalists_from_config(config: Mapping[str, Any], topology: Topology) -> list
     ValueError
         If a part of the masks has not the size the topology asks for.
     """
-    count, parts = config[FINALISTS], {}
+    return _masks(config, FINALISTS + "/", config[FINALISTS], topology)
+
+
+def _masks(config: Mapping[str, Any], prefix: str, count: int, topology: Topology) -> list[Mask]:
+    """Return masks that a message has one after the other."""
+    parts = {}
     for name, tensor in Mask.full(topology).items():
-        values = config[f"{FINALISTS}/{name}"]
-        if len(values) != count * tensor.numel():
-            raise ValueError(
-                f"{FINALISTS}/{name}: expected {count} * {tensor.numel()} values, not {len(values)}"
-            )
+        values, size = config[prefix + name], count * tensor.numel()
+        if len(values) != size:
+            raise ValueError(f"{prefix}{name}: expected {size} values, not {len(values)}")
         parts[name] = torch.tensor(values, dtype=torch.bool).reshape(count, *tensor.shape)
     return [Mask(**{name: of_all[k] for name, of_all in parts.items()}) for k in range(count)]
 

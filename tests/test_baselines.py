@@ -11,7 +11,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from helpers import generator, make_shape, random_alphas, random_images, random_parameters
-from tiny import context_of, experiment_of, run_search, same_bits
+from tiny import Listener, context_of, experiment_of, run_search, same_bits
 
 from client.learner import Loss, OuterOptimizers, Parameters
 from client.local_data import batches
@@ -27,7 +27,6 @@ from search_space.genotype import Genotype
 from search_space.prediction import Relaxed, loss_and_accuracy
 from search_space.pruning import strongest_inputs_cut
 from search_space.supernet import NetworkShape, alive_names
-from server.loop import RoundResult, SearchResult, SearchState
 from strategies import wire
 from strategies.fedmetanas import FedMetaNAS
 from strategies.fednas import FedNAS
@@ -314,19 +313,6 @@ def test_a_genotype_and_its_mask_are_the_same() -> None:
         mask = random_mask(LARGE.topology, generator(seed))
         again = Genotype.from_mask(LARGE, mask).mask()
         assert all(torch.equal(a, b) for a, b in zip(mask.tensors(), again.tensors(), strict=True))
-
-
-class Listener:
-    """A hook that remembers the rounds."""
-
-    def __init__(self) -> None:
-        self.rounds: list[RoundResult] = []
-
-    def on_round(self, result: RoundResult, state: SearchState) -> None:
-        self.rounds.append(result)
-
-    def on_end(self, result: SearchResult) -> None:
-        pass
 
 
 @pytest.mark.parametrize("name", ["fedavg", "perfedavg", "random"])

@@ -12,7 +12,15 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam
 from safetensors.torch import load_file
-from tiny import context_of, experiment_of, run_search, same_bits, settings_of, strategy_of
+from tiny import (
+    Listener,
+    context_of,
+    experiment_of,
+    run_search,
+    same_bits,
+    settings_of,
+    strategy_of,
+)
 
 from experiments.datasets import DATASETS, FOLDERS, Dataset, Images, Source
 from experiments.datasets import register as register_dataset
@@ -224,21 +232,6 @@ def test_the_worst_tenth_is_one_client_of_ten(clients: int, worst: float) -> Non
 
 
 # A search from end to end
-
-
-class Listener:
-    """A hook that remembers."""
-
-    def __init__(self) -> None:
-        self.rounds: list[RoundResult] = []
-        self.ends: list[SearchResult] = []
-
-    def on_round(self, result: RoundResult, state: SearchState) -> None:
-        assert not self.ends
-        self.rounds.append(result)
-
-    def on_end(self, result: SearchResult) -> None:
-        self.ends.append(result)
 
 
 # Thresholds just below one in three: every operation but the strongest, or two, dies at once.

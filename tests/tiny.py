@@ -14,7 +14,7 @@ from experiments.experiment import Experiment, open_experiment
 from experiments.inline_engine import NODE, InlineGrid
 from experiments.settings import Settings, from_yaml
 from search_space.alphas import Alphas
-from server.loop import Hook, SearchResult, SearchState, search
+from server.loop import Hook, RoundResult, SearchResult, SearchState, search
 from strategies.registry import make_strategy
 
 _CACHE = tempfile.TemporaryDirectory(prefix="fedmetanas-tests-")  # gone when the tests end
@@ -83,6 +83,21 @@ def run_search(
     run_config = {"settings": settings.to_yaml()}
     grid = InlineGrid(AppByName(CLIENT_APP, run_config), context_of(run_config))
     return search(grid, strategy, experiment, hooks, earlier)
+
+
+class Listener:
+    """A hook that remembers."""
+
+    def __init__(self) -> None:
+        self.rounds: list[RoundResult] = []
+        self.ends: list[SearchResult] = []
+
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
+        assert not self.ends
+        self.rounds.append(result)
+
+    def on_end(self, result: SearchResult) -> None:
+        self.ends.append(result)
 
 
 def random_alphas(experiment: Experiment, seed: int, scale: float = 1.0) -> Alphas:
