@@ -420,9 +420,9 @@ def test_variants_are_what_they_say() -> None:
     times |= {"fednas": 20, "fednas-short": 20, "fednas-long": 40, "fedmetanas-m4-equal": 50}
     assert rounds == times
     batches = {name: s.client.episodes * (s.client.inner_steps + 1) for name, s in made.items()}
-    short = load("mnist-short", [])
+    plain = load("mnist-short", []).client
     for name in ("fedmetanas-m4-half", "fedmetanas-m4-equal", "no-meta-learning-10"):
-        assert batches[name] == short.client.episodes * (short.client.inner_steps + 1)
+        assert batches[name] == plain.episodes * (plain.inner_steps + 1)
     same_step = made["fedmetanas-late01-half"].client
     assert same_step == replace(made["fedmetanas-half"].client, meta_start=0.667)
     for name in ("fedmetanas-late01-limit-half", "fedmetanas-late01-limit-equal"):
@@ -430,9 +430,10 @@ def test_variants_are_what_they_say() -> None:
         assert made[name].search == made["weight-free-limit"].search
     assert made["weight-free-limit"].search.weight_free_limit == 1
     assert made["random-equal"].strategy == made["random-half"].strategy
-    same_but_rounds = replace(made["finalists-equal"], rounds=25)
-    assert same_but_rounds == made["finalists-half"]
-    assert made["finalists-half"].strategy.options == {"parameters": 15000}
+    longer, short = made["finalists-equal"], made["finalists-half"]
+    assert replace(longer, rounds=25, strategy=short.strategy) == short
+    assert short.strategy.options == {"parameters": 15000}
+    assert longer.strategy.options == {"parameters": 15000, "search_share": 0.05}
     assert made["fedmetanas"].search == made["gumbel"].search
     assert made["second-order"].client.second_order
     assert made["no-meta-learning"].client.inner_steps == 0
