@@ -115,10 +115,7 @@ def select(record: ArrayRecord, keys: Iterable[str]) -> ArrayRecord:
 
 def round_config(tau: float, mask: Mask) -> dict[str, Any]:
     """Return what a strategy that searches sends along: temperature and mask."""
-    config: dict[str, Any] = {"tau": tau}
-    for name, tensor in mask.items():
-        config[MASK + name] = tensor.flatten().tolist()
-    return config
+    return {"tau": tau, **_masks_config([mask], MASK)}
 
 
 def mask_from_config(config: Mapping[str, Any], topology: Topology) -> Mask:
@@ -131,16 +128,12 @@ def mask_from_config(config: Mapping[str, Any], topology: Topology) -> Mask:
     """
     if MASK + PER_CELL_NAMES[0] not in config:
         return Mask.full(topology)
-    return _masks(config, MASK, 1, topology)[0]
+    return _masks_from_config(config, MASK, 1, topology)[0]
 
 
 def finalists_config(masks: Sequence[Mask]) -> dict[str, Any]:
     """Return what a query for the losses of some networks sends along."""
-    config: dict[str, Any] = {FINALISTS: len(masks)}
-    for name in PER_CELL_NAMES:
-        tensors = [getattr(mask, name) for mask in masks]
-        config[f"{FINALISTS}/{name}"] = torch.stack(tensors).flatten().tolist()
-    return config
+    return {FINALISTS: len(masks), **_masks_config(masks, FINALISTS + "/")}
 
 
 def finalists_from_config(config: Mapping[str, Any], topology: Topology) -> list[Mask]:
@@ -151,11 +144,22 @@ def finalists_from_config(config: Mapping[str, Any], topology: Topology) -> list
     ValueError
         If a part of the masks has not the size the topology asks for.
     """
-    return _masks(config, FINALISTS + "/", config[FINALISTS], topology)
+    return _masks_from_config(config, FINALISTS + "/", config[FINALISTS], topology)
 
 
-def _masks(config: Mapping[str, Any], prefix: str, count: int, topology: Topology) -> list[Mask]:
-    """Return masks that a message has one after the other."""
+def _masks_config(masks: Sequence[Mask], prefix: str) -> dict[str, Any]:
+    """Return what a message says of masks: part by part, one mask after the other."""
+    parts = zip(*(mask.tensors() for mask in masks), strict=True)
+    return {
+        prefix + name: torch.stack(of_all).flatten().tolist()
+        for name, of_all in zip(PER_CELL_NAMES, parts, strict=True)
+    }
+
+
+def _masks_from_config(
+    config: Mapping[str, Any], prefix: str, count: int, topology: Topology
+) -> list[Mask]:
+    """Return the masks of :func:`_masks_config`."""
     parts = {}
     for name, tensor in Mask.full(topology).items():
         values, size = config[prefix + name], count * tensor.numel()
