@@ -15,9 +15,9 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from client.batch_loss import BatchLoss
-from client.cuda_graphs import RecordedSteps, cuda_graphs
-from client.learner import (
+from fedmetanas.client.batch_loss import BatchLoss
+from fedmetanas.client.cuda_graphs import RecordedSteps, cuda_graphs
+from fedmetanas.client.learner import (
     Episode,
     InnerRates,
     Loss,
@@ -29,24 +29,24 @@ from client.learner import (
     meta_learner,
     one_by_one,
 )
-from experiments.engines import CLIENT_APP, AppByName
-from experiments.experiment import SIMULATED, open_experiment
-from experiments.inline_engine import NODE, InlineGrid
-from experiments.settings import load
-from search_space.alphas import Alphas, Mask, Noise, Topology
-from search_space.operations import DEFAULT_OPERATIONS
-from search_space.prediction import CPU, Relaxed, loss_and_accuracy
-from search_space.relaxation import relax
-from search_space.supernet import (
+from fedmetanas.experiments.engines.apps import CLIENT_APP, NODE, AppByName
+from fedmetanas.experiments.engines.inline import InlineGrid
+from fedmetanas.experiments.experiment import SIMULATED, open_experiment
+from fedmetanas.experiments.settings import load
+from fedmetanas.search_space.alphas import Alphas, Mask, Noise, Topology
+from fedmetanas.search_space.operations import DEFAULT_OPERATIONS
+from fedmetanas.search_space.prediction import CPU, Relaxed, loss_and_accuracy
+from fedmetanas.search_space.relaxation import relax
+from fedmetanas.search_space.supernet import (
     NetworkShape,
     alive_names,
     build_supernet,
     initial_weights,
 )
-from server.loop import RoundResult, SearchResult, SearchState, search
-from server.partition_grid import PartitionGrid
-from strategies import wire
-from strategies.fedmetanas import FedMetaNAS
+from fedmetanas.server.loop import RoundResult, SearchResult, SearchState, search
+from fedmetanas.server.partition_grid import PartitionGrid
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.fedmetanas import FedMetaNAS
 
 from .measure import Comparison, compare, count_flop, in_turns, of_seconds, peak_memory
 from .plain import plain_logits

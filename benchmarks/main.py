@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from experiments.console import say
+from fedmetanas.experiments.console import say
 
 from .cases import CASES
 from .measure import Comparison, convolution_peak
@@ -25,7 +25,7 @@ def bench(
     Parameters
     ----------
     cases : sequence of str
-        Out of :data:`benchmarks.cases.CASES`; none: all of them.
+        Out of :data:`fedmetanas.benchmarks.cases.CASES`; none: all of them.
     batch_size : int
         Images in a batch of the full supernet.
     repeats : int

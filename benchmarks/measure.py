@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from search_space.prediction import CPU
+from fedmetanas.search_space.prediction import CPU
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The supernet written in the most obvious way: operation by operation, edge by edge.
 
-The same mathematics as :mod:`search_space.supernet` without any of its economies: every operation
-of every edge on its own, PyTorch's own gradients and memory layout, a multiplication for each
-coefficient. It is what the fast one is tested and timed against, and its shortest description.
+The same mathematics as :mod:`fedmetanas.search_space.supernet` without any of its economies: every
+operation of every edge on its own, PyTorch's own gradients and memory layout, a multiplication for
+each coefficient. It is what the fast one is tested and timed against, and its shortest description.
 """
 
 import math
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from search_space.relaxation import Coefficients
-from search_space.supernet import NetworkShape, Weights
+from fedmetanas.search_space.relaxation import Coefficients
+from fedmetanas.search_space.supernet import NetworkShape, Weights
 
 
 def plain_logits(

@@ -8,8 +8,8 @@ from typing import Any
 from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from experiments.experiment import experiment_of
-from strategies import wire
+from fedmetanas.experiments.experiment import experiment_of
+from fedmetanas.strategies import wire
 
 from .numpy_client import MetaClient
 

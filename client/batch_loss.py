@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
-from search_space.alphas import Alphas, Noise
-from search_space.prediction import Relaxed, loss_and_accuracy
+from fedmetanas.search_space.alphas import Alphas, Noise
+from fedmetanas.search_space.prediction import Relaxed, loss_and_accuracy
 
 from .learner import Parameters
 

@@ -47,7 +47,9 @@ class RecordedSteps:
     def run(
         self, plan: Hashable, step: Step, theta: Parameters, state: OuterState, items: Iterable[Any]
     ) -> tuple[Parameters, Tensor]:
-        """Run a step for each of at least one item; see :func:`client.learner.one_by_one`.
+        """Run a step for each of at least one item.
+
+        See :func:`fedmetanas.client.learner.one_by_one`.
 
         Parameters
         ----------

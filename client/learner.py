@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from search_space.alphas import Alphas
-from search_space.joining import join, take_apart
-from search_space.supernet import Weights
+from fedmetanas.search_space.alphas import Alphas
+from fedmetanas.search_space.kernels.joining import join, take_apart
+from fedmetanas.search_space.supernet import Weights
 
 
 class Parameters(NamedTuple):

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.experiment import Experiment
-from experiments.randomness import rng
-from search_space.transfer import to_device
+from fedmetanas.experiments.experiment import Experiment
+from fedmetanas.experiments.randomness import rng
+from fedmetanas.search_space.kernels.transfer import to_device
 
 
 def batches(

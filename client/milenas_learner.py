@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from search_space.alphas import Alphas
+from fedmetanas.search_space.alphas import Alphas
 
 from .learner import Loss, OuterOptimizers, OuterState, Parameters, Runner, clipped, one_by_one
 from .sgd_learner import alphas_gradient, weights_gradient
@@ -51,7 +51,7 @@ def milenas_learner(
     support_share : float
         lambda, >= 0.
     run : callable, optional
-        As that of :func:`client.learner.meta_learner`.
+        As that of :func:`fedmetanas.client.learner.meta_learner`.
 
     Returns
     -------

@@ -13,12 +13,12 @@ import torch
 from flwr.client import NumPyClient
 from torch import Tensor
 
-from experiments.experiment import Experiment
-from experiments.randomness import torch_generator
-from search_space.alphas import Alphas, Noise
-from search_space.prediction import Relaxed, evaluate
-from search_space.transfer import all_to_device
-from strategies import wire
+from fedmetanas.experiments.experiment import Experiment
+from fedmetanas.experiments.randomness import torch_generator
+from fedmetanas.search_space.alphas import Alphas, Noise
+from fedmetanas.search_space.kernels.transfer import all_to_device
+from fedmetanas.search_space.prediction import Relaxed, evaluate
+from fedmetanas.strategies import wire
 
 from .batch_loss import BatchLoss
 from .cuda_graphs import STEPS
@@ -62,7 +62,7 @@ class MetaClient(NumPyClient):
     partition_id : int
         Which client it is, from 0.
     keys : list of str
-        The names of the arrays it gets, in their order, see :mod:`strategies.wire`.
+        The names of the arrays it gets, in their order, see :mod:`fedmetanas.strategies.wire`.
     """
 
     def __init__(self, experiment: Experiment, partition_id: int, keys: list[str]) -> None:
@@ -81,7 +81,7 @@ class MetaClient(NumPyClient):
         parameters : list of array
             Weights and alphas, in the order of `keys`.
         config : dict
-            ``server-round`` and what else :mod:`strategies.wire` lists.
+            ``server-round`` and what else :mod:`fedmetanas.strategies.wire` lists.
 
         Returns
         -------
@@ -114,7 +114,7 @@ class MetaClient(NumPyClient):
         Returns
         -------
         theta, history
-            See :func:`client.learner.meta_learner`; on the experiment's device.
+            See :func:`fedmetanas.client.learner.meta_learner`; on the experiment's device.
 
         Raises
         ------
@@ -198,7 +198,8 @@ class MetaClient(NumPyClient):
         parameters : list of array
             As that of :meth:`fit`.
         config : dict
-            ``server-round`` and the networks, see :func:`strategies.wire.finalists_config`.
+            ``server-round`` and the networks, see
+            :func:`fedmetanas.strategies.wire.finalists_config`.
 
         Returns
         -------

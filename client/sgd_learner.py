@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from search_space.alphas import Alphas
-from search_space.supernet import Weights
+from fedmetanas.search_space.alphas import Alphas
+from fedmetanas.search_space.supernet import Weights
 
 from .learner import Loss, OuterOptimizers, OuterState, Parameters, Runner, clipped, one_by_one
 
@@ -30,7 +30,7 @@ def sgd_learner(
     Parameters
     ----------
     theta, run
-        As those of :func:`client.learner.meta_learner`.
+        As those of :func:`fedmetanas.client.learner.meta_learner`.
     losses : iterable of Loss
         At least one.
     optimizers : OuterOptimizers

@@ -17,7 +17,7 @@ RECEIVED: list[int] = []  # the signal that ends this process, if it was not Ctr
 
 def main() -> NoReturn:
     """Be the command line."""
-    start("experiments.main", "main")
+    start("fedmetanas.experiments.commands.main", "main")
 
 
 def start(module: str, function: str, *arguments: Any) -> NoReturn:

@@ -16,20 +16,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search_space.alphas import Alphas, Mask, Topology
-from search_space.genotype import MOST_WEIGHTS
-from search_space.prediction import Relaxed
-from search_space.relaxation import TemperatureSchedule
-from search_space.supernet import Network, NetworkShape, Weights, build_supernet, initial_weights
-from search_space.transfer import to_device
-from strategies.fedmetanas import SearchPlan
+from fedmetanas.errors import SettingsError
+from fedmetanas.experiments.data.cache import open_dataset
+from fedmetanas.experiments.data.datasets import Dataset, Images, Source
+from fedmetanas.experiments.data.partition_cache import open_partition
+from fedmetanas.experiments.data.partitions import Plan, Split, split
+from fedmetanas.search_space.alphas import Alphas, Mask, Topology
+from fedmetanas.search_space.genotype import MOST_WEIGHTS
+from fedmetanas.search_space.kernels.transfer import to_device
+from fedmetanas.search_space.prediction import Relaxed
+from fedmetanas.search_space.relaxation import TemperatureSchedule
+from fedmetanas.search_space.supernet import (
+    Network,
+    NetworkShape,
+    Weights,
+    build_supernet,
+    initial_weights,
+)
+from fedmetanas.strategies.fedmetanas import SearchPlan
 
-from .cache import open_dataset
-from .datasets import Dataset, Images, Source
-from .partition_cache import open_partition
-from .partitions import Plan, Split, split
 from .randomness import rng, torch_generator
-from .settings import Settings, SettingsError, from_run_config
+from .settings import Settings, from_run_config
 
 SIMULATED = "simulated"  # a key of the inline engine's node config
 MOST_VALUES = 5_000_000_000  # at 10 bytes each; a step at DARTS' size, 64 images, has 0.8 billion
@@ -231,7 +238,7 @@ def experiment_of(
     Parameters
     ----------
     run_config : mapping
-        Flower's, see :func:`experiments.settings.from_run_config`.
+        Flower's, see :func:`fedmetanas.experiments.settings.from_run_config`.
     node_config : mapping, optional
         A client's. On a machine of its own it says where its data lies (``data-dir``), and nothing
         that was sent names a path there. The nodes of a simulation share the server's machine

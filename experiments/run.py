@@ -2,22 +2,31 @@
 
 import sys
 
-from search_space.genotype import GenotypeError
-from strategies.registry import StrategyError, make_strategy
-from strategies.state import StateError, state_of
+from fedmetanas.errors import (
+    CheckpointError,
+    DataError,
+    GenotypeError,
+    RunError,
+    SettingsError,
+    StrategyError,
+    UnwritableError,
+)
+from fedmetanas.experiments.engines.ray import check_temporary_folder
+from fedmetanas.experiments.files import expanded
+from fedmetanas.experiments.results import run_folder
+from fedmetanas.experiments.results.checkpoint import resumable
+from fedmetanas.strategies.registry import make_strategy
+from fedmetanas.strategies.state import StateError, state_of
 
-from . import results
-from .checkpoint import CheckpointError, resumable
 from .console import say
-from .datasets import DataError
-from .engines import ENGINES, check_temporary_folder
+from .engines import ENGINES
 from .experiment import Experiment, open_experiment
-from .settings import Settings, SettingsError
+from .settings import Settings
 
 #: What a person can set right; the message is the one line to show.
 USER_ERRORS = (
     *(SettingsError, DataError, StrategyError, GenotypeError, CheckpointError),
-    results.UnwritableError,
+    UnwritableError,
 )
 
 
@@ -58,7 +67,7 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     settings : Settings
         Of the experiment.
     engine : str
-        Out of :data:`experiments.engines.ENGINES`.
+        Out of :data:`fedmetanas.experiments.engines.ENGINES`.
     out : str
         The results folder; empty means ``results/<experiment>/<time>``.
     resume : bool
@@ -73,18 +82,18 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     """
     experiment = check(settings, engine)
     if resume:
-        folder = results.expanded(out).absolute()
+        folder = expanded(out).absolute()
         resumable(folder, experiment)
     else:
-        folder = results.make_folder(out, settings)
+        folder = run_folder.make_folder(out, settings)
     run_config = {"settings": settings.to_yaml(), "out": str(folder), "resume": resume}
-    code = results.RunError.exit_code
+    code = RunError.exit_code
     try:
         ENGINES[engine](settings, run_config)
-    except results.RunError as error:
+    except RunError as error:
         say(f"fedmetanas: {error}", stream=sys.stderr)
         code = error.exit_code
-    if results.read_summary(folder) is None:
+    if run_folder.read_summary(folder) is None:
         say(
             f"fedmetanas: the run did not complete; go on with: fedmetanas run --resume {folder}",
             stream=sys.stderr,

@@ -18,12 +18,13 @@ from typing import Any
 
 import yaml
 
-from search_space.genotype import LARGEST
-from search_space.operations import DEFAULT_OPERATIONS, OPERATIONS
-from search_space.relaxation import RELAXATIONS
+from fedmetanas.errors import SettingsError
+from fedmetanas.experiments.data.datasets import DATASETS
+from fedmetanas.search_space.genotype import LARGEST
+from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, OPERATIONS
+from fedmetanas.search_space.relaxation import RELAXATIONS
 
 from .console import one_line
-from .datasets import DATASETS
 
 FOLDER = Path(__file__).parent
 MAX_YAML_BYTES = 1_000_000
@@ -33,10 +34,6 @@ DEVICES = ("cpu", "cuda")
 LARGEST_BATCH = 10_000
 LARGEST_NUMBER = 3.4e38  # that float32 holds, in which all is computed
 MOST_OPERATIONS = 20_000  # in all cells of a supernet; 2,240 in one of DARTS' size
-
-
-class SettingsError(ValueError):
-    """A setting is unknown, of the wrong type or impossible. The message is one line."""
 
 
 @dataclass(frozen=True)

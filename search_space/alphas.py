@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .transfer import to_device
+from fedmetanas.search_space.kernels.transfer import to_device
 
 CELL_TYPES = ("normal", "reduce")
 

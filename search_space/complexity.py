@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedmetanas.search_space.kernels.pointwise import Product
+
 from .alphas import Mask
 from .genotype import Genotype
-from .pointwise import Product
 from .supernet import Cell, NetworkShape, Weights, alive_names, build_supernet
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedmetanas.errors import GenotypeError
+
 from .alphas import CELL_TYPES, Mask, Topology
 from .operations import OPERATIONS
 from .supernet import Network, NetworkShape, Weights
@@ -28,10 +30,6 @@ MOST_WEIGHTS = 100_000_000
 
 #: For every node its two (operation, predecessor).
 CellGenotype = tuple[tuple[tuple[str, int], tuple[str, int]], ...]
-
-
-class GenotypeError(ValueError):
-    """A text is not a genotype. The message is one line that says why."""
 
 
 @dataclass(frozen=True)

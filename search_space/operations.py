@@ -11,10 +11,10 @@ A new operation is one function from ``(channels, stride, norm)`` to a module, r
 
 Four things a cell then does by itself. Where the first of an ``nn.Sequential`` is :data:`RELU`,
 it is computed once for all operations on a state. Where the next sees some pixels alone, as
-:class:`~search_space.subsampling.Subsampling` does, these are cut out once. Where the last is
-:class:`Scalable`, as norms are, the operation's coefficient is multiplied in there. A module
-without parameters that is one object on all edges (see :func:`functools.cache`) is computed once
-for all that start from a state.
+:class:`~fedmetanas.search_space.kernels.subsampling.Subsampling` does, these are cut out once.
+Where the last is :class:`Scalable`, as norms are, the operation's coefficient is multiplied in
+there. A module without parameters that is one object on all edges (see :func:`functools.cache`) is
+computed once for all that start from a state.
 """
 
 import math
@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .depthwise import DepthwiseConv, depthwise
-from .pointwise import Product, pointwise
-from .subsampling import EVEN_AND_ODD, Subsampling
+from fedmetanas.search_space.kernels.depthwise import DepthwiseConv, depthwise
+from fedmetanas.search_space.kernels.pointwise import Product, pointwise
+from fedmetanas.search_space.kernels.subsampling import EVEN_AND_ODD, Subsampling
 
 OperationFactory = Callable[[int, int, str], nn.Module]
 

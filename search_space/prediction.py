@@ -30,8 +30,8 @@ class Relaxed:
     tau : float
         Temperature, > 0.
     relaxation : str
-        See :func:`search_space.relaxation.relax`. On a GPU ``gumbel-hard`` waits for what was drawn
-        in every forward pass, since the host decides what to run.
+        See :func:`fedmetanas.search_space.relaxation.relax`. On a GPU ``gumbel-hard`` waits for
+        what was drawn in every forward pass, since the host decides what to run.
     device : torch.device
         Where weights, alphas and images are.
     """

@@ -27,7 +27,7 @@ def sample_network(
     generator : torch.Generator
         Source of the noise.
     weight_free_limit : int, optional
-        As that of :func:`search_space.pruning.soft_prune`.
+        As that of :func:`fedmetanas.search_space.pruning.soft_prune`.
 
     Returns
     -------

@@ -21,8 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedmetanas.search_space.execution.bundles import bundle, is_small, kind
+from fedmetanas.search_space.execution.wide import is_on_gpu, wide
+from fedmetanas.search_space.kernels.pointwise import Product
+from fedmetanas.search_space.kernels.subsampling import Subsampling
+from fedmetanas.search_space.kernels.sums import Scaled, Sum, spread
+
 from .alphas import Mask, Topology
-from .bundles import bundle, is_small, kind
 from .operations import (
     OPERATIONS,
     RELU,
@@ -34,11 +39,7 @@ from .operations import (
     conv,
     make_norm,
 )
-from .pointwise import Product
 from .relaxation import Coefficients
-from .subsampling import Subsampling
-from .sums import Scaled, Sum, spread
-from .wide import is_on_gpu, wide
 
 #: Names and values of the weights of a network.
 Weights = dict[str, Tensor]
@@ -67,7 +68,7 @@ class NetworkShape:
     topology : Topology
         Nodes and candidate operations of a cell.
     norm : {"batch", "group"}
-        Normalisation, see :func:`search_space.operations.make_norm`.
+        Normalisation, see :func:`fedmetanas.search_space.operations.make_norm`.
     """
 
     in_channels: int

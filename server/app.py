@@ -6,13 +6,14 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
-from experiments import checkpoint
-from experiments.console import say
-from experiments.experiment import Experiment, experiment_of
-from experiments.results import alone_in, expanded, make_folder
-from strategies import wire
-from strategies.registry import make_strategy
-from strategies.state import restore
+from fedmetanas.experiments.console import say
+from fedmetanas.experiments.experiment import Experiment, experiment_of
+from fedmetanas.experiments.files import alone_in, expanded
+from fedmetanas.experiments.results import checkpoint
+from fedmetanas.experiments.results.run_folder import make_folder
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.registry import make_strategy
+from fedmetanas.strategies.state import restore
 
 from .loop import SearchState, search
 from .partition_grid import ClientError
@@ -24,7 +25,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the experiment that the run config names; see :mod:`experiments.settings`."""
+    """Run the experiment that the run config names; see :mod:`fedmetanas.experiments.settings`."""
     experiment = experiment_of(context.run_config)
     settings = experiment.settings
     chosen = settings.strategy

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
-from experiments.experiment import Experiment
-from search_space.alphas import Alphas, Mask
-from search_space.genotype import Genotype, load_weights
-from search_space.prediction import Relaxed, evaluate
-from search_space.supernet import Weights, alive_names
+from fedmetanas.experiments.experiment import Experiment
+from fedmetanas.search_space.alphas import Alphas, Mask
+from fedmetanas.search_space.genotype import Genotype, load_weights
+from fedmetanas.search_space.prediction import Relaxed, evaluate
+from fedmetanas.search_space.supernet import Weights, alive_names
 
 from .partition_grid import PartitionGrid
 

@@ -13,18 +13,18 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from experiments.console import say
-from experiments.experiment import Experiment
-from experiments.randomness import seeded_random
-from experiments.results import RunError
-from search_space.alphas import Mask
-from search_space.complexity import count_macs, count_parameters
-from search_space.genotype import Genotype
-from search_space.prediction import Relaxed
-from search_space.pruning import entropy, final_cut
-from search_space.supernet import Weights
-from strategies import wire
-from strategies.fedmetanas import FedMetaNAS
+from fedmetanas.errors import RunError
+from fedmetanas.experiments.console import say
+from fedmetanas.experiments.experiment import Experiment
+from fedmetanas.experiments.randomness import seeded_random
+from fedmetanas.search_space.alphas import Mask
+from fedmetanas.search_space.complexity import count_macs, count_parameters
+from fedmetanas.search_space.genotype import Genotype
+from fedmetanas.search_space.prediction import Relaxed
+from fedmetanas.search_space.pruning import entropy, final_cut
+from fedmetanas.search_space.supernet import Weights
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.fedmetanas import FedMetaNAS
 
 from .evaluation import (
     ClientAccuracy,
@@ -196,7 +196,8 @@ def search(
     grid : Grid
         Flower's grid of the run.
     strategy : Strategy
-        Any strategy; one of :class:`strategies.fedmetanas.FedMetaNAS` decides what is alive.
+        Any strategy; one of :class:`fedmetanas.strategies.fedmetanas.FedMetaNAS` decides what is
+        alive.
     experiment : Experiment
         Settings, data and supernet.
     hooks : sequence of Hook

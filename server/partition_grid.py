@@ -18,10 +18,10 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from google.protobuf.message import DecodeError
 
-from experiments.console import say
-from experiments.randomness import rng
-from experiments.results import RunError
-from strategies import wire
+from fedmetanas.errors import RunError
+from fedmetanas.experiments.console import say
+from fedmetanas.experiments.randomness import rng
+from fedmetanas.strategies import wire
 
 from .replies import BadReplyError, Expected, LeftOut, brief, checked
 

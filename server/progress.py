@@ -7,9 +7,9 @@ from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 
-from experiments.console import say
-from experiments.settings import Settings
-from search_space.alphas import Mask, Topology
+from fedmetanas.experiments.console import say
+from fedmetanas.experiments.settings import Settings
+from fedmetanas.search_space.alphas import Mask, Topology
 
 from .loop import RoundResult, SearchResult, SearchState
 

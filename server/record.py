@@ -10,21 +10,20 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from experiments import checkpoint
-from experiments.checkpoint import Checkpoint
-from experiments.experiment import Experiment
-from experiments.results import (
+from fedmetanas.errors import RunError
+from fedmetanas.experiments.experiment import Experiment
+from fedmetanas.experiments.files import unwritable, write_file
+from fedmetanas.experiments.results import checkpoint
+from fedmetanas.experiments.results.checkpoint import Checkpoint
+from fedmetanas.experiments.results.run_folder import (
     CHECKPOINTS,
     METRICS,
     SETTINGS,
     SUMMARY,
-    RunError,
-    unwritable,
-    write_file,
     write_network,
 )
-from strategies import wire
-from strategies.state import StateError, state_of
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.state import StateError, state_of
 
 from .loop import RoundResult, SearchResult, SearchState
 from .partition_grid import ClientError

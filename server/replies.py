@@ -17,10 +17,10 @@ from flwr.app import (
     RecordDict,
 )
 
-from experiments.console import one_line, printable
-from strategies import wire
-from strategies.aggregation import AnyArray
-from strategies.npy import forms, from_array, to_array
+from fedmetanas.experiments.console import one_line, printable
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.aggregation import AnyArray
+from fedmetanas.strategies.npy import forms, from_array, to_array
 
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
 

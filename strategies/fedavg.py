@@ -1,13 +1,14 @@
 """The baseline ``fedavg``: a fixed network, trained by FedAvg.
 
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", 2017,
-https://arxiv.org/abs/1602.05629. Clients take plain steps of SGD, see :mod:`client.sgd_learner`.
+https://arxiv.org/abs/1602.05629. Clients take plain steps of SGD, see
+:mod:`fedmetanas.client.sgd_learner`.
 """
 
 from typing import Any
 
-from search_space.alphas import Mask, Topology
-from search_space.genotype import Genotype, read_cell
+from fedmetanas.search_space.alphas import Mask, Topology
+from fedmetanas.search_space.genotype import Genotype, read_cell
 
 from .fedmetanas import SearchPlan
 from .fixed_network import FixedNetwork
@@ -26,7 +27,7 @@ class FedAvgNetwork(FixedNetwork):
         The two cells as in ``genotype.json``: for every node two [operation, predecessor]. By
         default every node takes the two states before it through ``sep_conv_3x3``.
     options
-        As those of :class:`strategies.fedmetanas.FedMetaNAS`.
+        As those of :class:`fedmetanas.strategies.fedmetanas.FedMetaNAS`.
 
     Raises
     ------

@@ -18,10 +18,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from search_space.alphas import Mask
-from search_space.pruning import soft_prune
-from search_space.relaxation import TemperatureSchedule
-from search_space.supernet import NetworkShape, alive_names
+from fedmetanas.search_space.alphas import Mask
+from fedmetanas.search_space.pruning import soft_prune
+from fedmetanas.search_space.relaxation import TemperatureSchedule
+from fedmetanas.search_space.supernet import NetworkShape, alive_names
 
 from . import wire
 from .aggregation import RULES, AnyArray, aggregate
@@ -38,7 +38,7 @@ class SearchPlan:
     schedule : TemperatureSchedule
         The temperature of every round.
     operation_threshold, pair_threshold, weight_free_limit
-        See :func:`search_space.pruning.soft_prune`.
+        See :func:`fedmetanas.search_space.pruning.soft_prune`.
     warmup_rounds : int
         Nothing is pruned in the first so many rounds.
     rounds : int
@@ -67,7 +67,7 @@ class FedMetaNAS(FedAvg):
     plan : SearchPlan
         Schedules and thresholds of the search.
     weights_rule, alphas_rule : {"weighted-mean", "mean", "median"}
-        How arrays are aggregated, see :mod:`strategies.aggregation`.
+        How arrays are aggregated, see :mod:`fedmetanas.strategies.aggregation`.
 
     Attributes
     ----------
@@ -111,7 +111,9 @@ class FedMetaNAS(FedAvg):
         return super().configure_train(server_round, wire.select(arrays, sent), config, grid)
 
     def round_config(self, server_round: int) -> dict[str, Any]:
-        """Return what every node is told, see :mod:`strategies.wire`; also used to evaluate.
+        """Return what every node is told; also used to evaluate.
+
+        See :mod:`fedmetanas.strategies.wire`.
 
         Parameters
         ----------

@@ -17,9 +17,9 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from search_space.genotype import Genotype
-from search_space.pruning import strongest_inputs_cut
-from search_space.supernet import initial_weights
+from fedmetanas.search_space.genotype import Genotype
+from fedmetanas.search_space.pruning import strongest_inputs_cut
+from fedmetanas.search_space.supernet import initial_weights
 
 from . import wire
 from .aggregation import AnyArray

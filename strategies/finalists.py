@@ -22,9 +22,9 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from search_space.alphas import Alphas, Mask
-from search_space.complexity import count_alive_parameters
-from search_space.sampling import sample_network
+from fedmetanas.search_space.alphas import Alphas, Mask
+from fedmetanas.search_space.complexity import count_alive_parameters
+from fedmetanas.search_space.sampling import sample_network
 
 from . import wire
 from .aggregation import AnyArray

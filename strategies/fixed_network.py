@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from search_space.alphas import Mask
+from fedmetanas.search_space.alphas import Mask
 
 from .aggregation import AnyArray
 from .fedmetanas import FedMetaNAS, SearchPlan
@@ -23,7 +23,7 @@ class FixedNetwork(FedMetaNAS):
     Attributes
     ----------
     learner : str
-        What its clients do, see :mod:`strategies.wire`.
+        What its clients do, see :mod:`fedmetanas.strategies.wire`.
     """
 
     learner = "meta"

@@ -18,7 +18,7 @@ class PerFedAvg(FixedNetwork):
     Parameters
     ----------
     plan, normal, reduce, options
-        As those of :class:`strategies.fedavg.FedAvgNetwork`.
+        As those of :class:`fedmetanas.strategies.fedavg.FedAvgNetwork`.
     """
 
     def __init__(

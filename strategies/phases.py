@@ -26,7 +26,7 @@ def rounds_of_search(share: float, rounds: int) -> int:
 
 
 def place_in_phase(server_round: int, search_rounds: int, rounds: int) -> dict[str, Any]:
-    """Return what nodes are told of a round's place in its phase, see :mod:`strategies.wire`."""
+    """Return what nodes are told of a round's place in its phase."""
     if server_round <= search_rounds:
         return {"phase-round": server_round, "phase-rounds": search_rounds}
     return {"phase-round": server_round - search_rounds, "phase-rounds": rounds - search_rounds}

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from search_space.alphas import CELL_TYPES, Mask, Topology
-from search_space.complexity import count_alive_parameters
-from search_space.pruning import are_real
+from fedmetanas.search_space.alphas import CELL_TYPES, Mask, Topology
+from fedmetanas.search_space.complexity import count_alive_parameters
+from fedmetanas.search_space.pruning import are_real
 
 from .fedmetanas import SearchPlan
 from .fixed_network import FixedNetwork
@@ -31,7 +31,7 @@ class RandomNetwork(FixedNetwork):
     parameters : int, optional
         Draw until the network has about so many parameters, up to a quarter more or fewer.
     options
-        As those of :class:`strategies.fedmetanas.FedMetaNAS`.
+        As those of :class:`fedmetanas.strategies.fedmetanas.FedMetaNAS`.
 
     Raises
     ------

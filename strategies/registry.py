@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from flwr.serverapp.strategy import FedAvg, Strategy
 
+from fedmetanas.errors import StrategyError
+
 from .fedavg import FedAvgNetwork
 from .fedmetanas import FedMetaNAS, SearchPlan
 from .fednas import FedNAS
@@ -35,10 +37,6 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 TAKEN_CARE_OF = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
 
 StrategyClass = TypeVar("StrategyClass", bound=type[Strategy])
-
-
-class StrategyError(ValueError):
-    """A strategy cannot be found or made. The message is one line."""
 
 
 def register(name: str) -> Callable[[StrategyClass], StrategyClass]:

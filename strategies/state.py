@@ -15,7 +15,7 @@ import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
-from search_space.alphas import Mask
+from fedmetanas.search_space.alphas import Mask
 
 from . import wire
 from .aggregation import AnyArray

@@ -28,9 +28,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord
 from torch import Tensor
 
-from search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
-from search_space.supernet import Weights
-from search_space.transfer import all_to_host
+from fedmetanas.search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
+from fedmetanas.search_space.kernels.transfer import all_to_host
+from fedmetanas.search_space.supernet import Weights
 
 from . import npy
 from .aggregation import AnyArray

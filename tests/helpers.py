@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from client.learner import Parameters
-from search_space.alphas import Alphas, Mask, Topology
-from search_space.operations import DEFAULT_OPERATIONS
-from search_space.pruning import final_cut, soft_prune
-from search_space.supernet import Network, NetworkShape, build_supernet, initial_weights
+from fedmetanas.client.learner import Parameters
+from fedmetanas.search_space.alphas import Alphas, Mask, Topology
+from fedmetanas.search_space.operations import DEFAULT_OPERATIONS
+from fedmetanas.search_space.pruning import final_cut, soft_prune
+from fedmetanas.search_space.supernet import Network, NetworkShape, build_supernet, initial_weights
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -26,15 +26,22 @@ from safetensors.torch import load_file
 from test_checkpoint import damaged, experiment_file, files_of
 from test_datasets import write_mnist
 
-from experiments import results
-from experiments.cache import open_dataset
-from experiments.datasets import DataError, Source, decode
-from experiments.main import main
-from experiments.run import USER_ERRORS, check
-from experiments.settings import Settings, SettingsError, from_yaml
-from search_space.genotype import GenotypeError
-from server.record import Record
-from strategies.registry import StrategyError, make_strategy
+from fedmetanas.errors import (
+    USER_ERRORS,
+    DataError,
+    GenotypeError,
+    SettingsError,
+    StrategyError,
+    UnwritableError,
+)
+from fedmetanas.experiments.commands.main import main
+from fedmetanas.experiments.data.cache import open_dataset
+from fedmetanas.experiments.data.datasets import Source, decode
+from fedmetanas.experiments.results import run_folder
+from fedmetanas.experiments.run import check
+from fedmetanas.experiments.settings import Settings, from_yaml
+from fedmetanas.server.record import Record
+from fedmetanas.strategies.registry import make_strategy
 
 
 def short_and_long(short: int, long: int) -> Any:
@@ -301,12 +308,12 @@ def test_a_damaged_network_is_never_read_as_another(
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     content = (folder / name).read_bytes()
     weights = load_file(folder / "weights.safetensors")
-    genotype = results.read(folder).genotype
+    genotype = run_folder.read(folder).genotype
     refused = 0
     for seed in range(count):
         (folder / name).write_bytes(damaged(content, seed))
         try:
-            found = results.read(folder)
+            found = run_folder.read(folder)
         except GenotypeError as error:
             refused += str(folder) in str(error) and len(str(error).splitlines()) == 1
             continue
@@ -450,7 +457,7 @@ def test_metrics_on_a_full_disk_end_the_run_in_a_line(
     record = Record(folder, tiny.experiment_of(), strategy)
     (folder / "metrics.jsonl").symlink_to("/dev/full")
 
-    with pytest.raises(results.UnwritableError, match=r"metrics\.jsonl: No space left on device$"):
+    with pytest.raises(UnwritableError, match=r"metrics\.jsonl: No space left on device$"):
         tiny.run_search(strategy=strategy, hooks=[record])
 
 

@@ -13,26 +13,27 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from helpers import generator, make_shape, random_alphas, random_images, random_parameters
 from tiny import Listener, context_of, experiment_of, run_search, same_bits
 
-from client.learner import Loss, OuterOptimizers, Parameters
-from client.local_data import batches
-from client.milenas_learner import BatchPair, milenas_learner
-from client.numpy_client import MetaClient
-from client.sgd_learner import sgd_learner
-from experiments.datasets import Images
-from experiments.experiment import Experiment
-from experiments.inline_engine import InlineGrid
-from search_space.alphas import Mask, Topology
-from search_space.complexity import count_alive_parameters, count_parameters
-from search_space.genotype import Genotype
-from search_space.prediction import Relaxed, loss_and_accuracy
-from search_space.pruning import strongest_inputs_cut
-from search_space.supernet import NetworkShape, alive_names
-from strategies import wire
-from strategies.fedmetanas import FedMetaNAS
-from strategies.fednas import FedNAS
-from strategies.perfedavg import PerFedAvg
-from strategies.random_network import RandomNetwork, random_mask
-from strategies.registry import StrategyError, make_strategy
+from fedmetanas.client.learner import Loss, OuterOptimizers, Parameters
+from fedmetanas.client.local_data import batches
+from fedmetanas.client.milenas_learner import BatchPair, milenas_learner
+from fedmetanas.client.numpy_client import MetaClient
+from fedmetanas.client.sgd_learner import sgd_learner
+from fedmetanas.errors import StrategyError
+from fedmetanas.experiments.data.datasets import Images
+from fedmetanas.experiments.engines.inline import InlineGrid
+from fedmetanas.experiments.experiment import Experiment
+from fedmetanas.search_space.alphas import Mask, Topology
+from fedmetanas.search_space.complexity import count_alive_parameters, count_parameters
+from fedmetanas.search_space.genotype import Genotype
+from fedmetanas.search_space.prediction import Relaxed, loss_and_accuracy
+from fedmetanas.search_space.pruning import strongest_inputs_cut
+from fedmetanas.search_space.supernet import NetworkShape, alive_names
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.fedmetanas import FedMetaNAS
+from fedmetanas.strategies.fednas import FedNAS
+from fedmetanas.strategies.perfedavg import PerFedAvg
+from fedmetanas.strategies.random_network import RandomNetwork, random_mask
+from fedmetanas.strategies.registry import make_strategy
 
 NO_CLIP = 1e9
 SMOOTH = ("avg_pool_3x3", "skip_connect", "sep_conv_3x3")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from helpers import make_shape
 
-from benchmarks import cases, measure
-from benchmarks.cases import Search
-from client.learner import leaves
-from search_space.alphas import Topology
-from search_space.supernet import NetworkShape
+from fedmetanas.benchmarks import cases, measure
+from fedmetanas.benchmarks.cases import Search
+from fedmetanas.client.learner import leaves
+from fedmetanas.search_space.alphas import Topology
+from fedmetanas.search_space.supernet import NetworkShape
 
 SHAPE = make_shape(nodes=2, layers=3, in_channels=3, norm="batch")
 
@@ -71,7 +71,7 @@ def test_calls_alternate_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_command_line_knows_all_cases() -> None:
-    from experiments.main import BENCH_CASES
+    from fedmetanas.experiments.commands.main import BENCH_CASES
 
     assert list(BENCH_CASES) == list(cases.CASES)
 
@@ -108,7 +108,7 @@ def test_the_masks_of_a_search_only_lose() -> None:
 def test_the_command_prints_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from experiments.main import main
+    from fedmetanas.experiments.commands.main import main
 
     monkeypatch.setattr(cases, "LARGE", SHAPE)
     threads = torch.get_num_threads()
@@ -124,7 +124,7 @@ def test_the_command_prints_json(
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_nobody_need_read_what_it_prints(form: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.main import main
+    from fedmetanas.experiments.commands.main import main
 
     monkeypatch.setattr(cases, "LARGE", SHAPE)
     threads = torch.get_num_threads()
@@ -142,7 +142,7 @@ def test_nobody_need_read_what_it_prints(form: list[str], monkeypatch: pytest.Mo
     "arguments", [["nonsense"], ["step", "--repeats", "0"], ["step", "--device", "gpu"]]
 )
 def test_bad_arguments_end_with_2(arguments: list[str]) -> None:
-    from experiments.main import main
+    from fedmetanas.experiments.commands.main import main
 
     with pytest.raises(SystemExit) as ended:
         main(["bench", *arguments])
@@ -152,7 +152,7 @@ def test_bad_arguments_end_with_2(arguments: list[str]) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    from experiments.main import main
+    from fedmetanas.experiments.commands.main import main
 
     assert main(["bench", "step", "--device", "cuda"]) == 2
 

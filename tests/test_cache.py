@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import cache as cache_module
-from experiments.cache import fingerprint, open_dataset
-from experiments.datasets import DATASETS, FOLDERS, DataError, Dataset, Images, Source, decode
-from experiments.datasets import register as register_dataset
+from fedmetanas.errors import DataError
+from fedmetanas.experiments.data import cache as cache_module
+from fedmetanas.experiments.data.cache import fingerprint, open_dataset
+from fedmetanas.experiments.data.datasets import DATASETS, FOLDERS, Dataset, Images, Source, decode
+from fedmetanas.experiments.data.datasets import register as register_dataset
 
 DIGITS = Source("digits", Path("data"), download=False, image_size=None)
 

@@ -28,17 +28,17 @@ from hypothesis.extra.numpy import arrays as any_array
 from PIL import Image
 from safetensors.torch import load_file
 
-from experiments import checkpoint, results
-from experiments.checkpoint import Checkpoint, CheckpointError, resumable
-from experiments.engines import run_inline
-from experiments.main import main
-from experiments.settings import SettingsError
-from experiments.variant import read_variants
-from search_space.alphas import Alphas, Mask, Topology
-from server.loop import RoundResult, SearchResult, SearchState
-from server.record import Record
-from strategies import wire
-from strategies.state import StateError, pack, state_of, unpack
+from fedmetanas.errors import CheckpointError, SettingsError
+from fedmetanas.experiments.commands.main import main
+from fedmetanas.experiments.comparison.variants import read_variants
+from fedmetanas.experiments.engines.inline import run_inline
+from fedmetanas.experiments.results import checkpoint, run_folder
+from fedmetanas.experiments.results.checkpoint import Checkpoint, resumable
+from fedmetanas.search_space.alphas import Alphas, Mask, Topology
+from fedmetanas.server.loop import RoundResult, SearchResult, SearchState
+from fedmetanas.server.record import Record
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.state import StateError, pack, state_of, unpack
 
 # Enough is pruned in four rounds that masks and keys change on the way.
 SETTINGS = ("rounds=4", "search.operation_threshold=0.333", "search.tau_end=1.0e-5")
@@ -492,7 +492,7 @@ def test_another_version_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_server_app_does_not_begin_a_completed_run_anew(tmp_path: Path) -> None:
     run_to_the_end(tmp_path / "run", *SETTINGS)
     before = files_of(tmp_path)
-    settings = results.read_settings(tmp_path / "run")
+    settings = run_folder.read_settings(tmp_path / "run")
     run_config = {"settings": settings.to_yaml(), "out": str(tmp_path / "run"), "resume": True}
 
     with pytest.raises(SettingsError, match="has completed"):
@@ -638,7 +638,7 @@ def test_rounds_workers_and_checkpoints_may_change(tmp_path: Path) -> None:
     assert resume(tmp_path / "run", "rounds=5", "engine.workers=1", "checkpoint.keep=1") == 0
 
     assert [line["round"] for line in metrics_of(tmp_path / "run")] == [1, 2, 3, 4, 5]
-    assert results.read_settings(tmp_path / "run").rounds == 5
+    assert run_folder.read_settings(tmp_path / "run").rounds == 5
 
 
 def test_fednas_with_more_rounds_retrains_longer(tmp_path: Path) -> None:
@@ -711,7 +711,7 @@ def test_a_full_disk_ends_the_run_in_a_line_and_keeps_the_checkpoint(
 def write_strategy(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> str:
     """Write a module with a strategy, where it can be imported; return the module's name."""
     name = f"strategy_of_{folder.name}"  # no test imports another's
-    head = "import numpy as np\nfrom strategies.fedmetanas import FedMetaNAS\n\n\n"
+    head = "import numpy as np\nfrom fedmetanas.strategies.fedmetanas import FedMetaNAS\n\n\n"
     (folder / f"{name}.py").write_text(head + text)
     monkeypatch.syspath_prepend(folder)
     return name

@@ -11,15 +11,15 @@ import torch
 from flwr.client import NumPyClient
 from tiny import experiment_of, random_alphas
 
-from client.local_data import augmented, batches
-from client.numpy_client import MetaClient
-from experiments.datasets import Images
-from experiments.experiment import Experiment
-from search_space.alphas import Mask
-from search_space.operations import OPERATIONS
-from search_space.pruning import final_cut
-from search_space.supernet import alive_names
-from strategies import wire
+from fedmetanas.client.local_data import augmented, batches
+from fedmetanas.client.numpy_client import MetaClient
+from fedmetanas.experiments.data.datasets import Images
+from fedmetanas.experiments.experiment import Experiment
+from fedmetanas.search_space.alphas import Mask
+from fedmetanas.search_space.operations import OPERATIONS
+from fedmetanas.search_space.pruning import final_cut
+from fedmetanas.search_space.supernet import alive_names
+from fedmetanas.strategies import wire
 
 Arrays = list[np.ndarray[Any, Any]]
 

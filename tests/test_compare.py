@@ -16,10 +16,11 @@ import pytest
 import tiny
 from matplotlib.figure import Figure
 
-from experiments.curves import Point, accuracy_at, read_curve, seconds_to
-from experiments.main import main
-from experiments.plots import draw_curves, mean_curve
-from experiments.report import (
+from fedmetanas.errors import SettingsError, UnwritableError
+from fedmetanas.experiments.commands.main import main
+from fedmetanas.experiments.comparison.variants import Variant, choose, read_variants
+from fedmetanas.experiments.report.plots import draw_curves, mean_curve
+from fedmetanas.experiments.report.tables import (
     COLUMNS,
     Column,
     Row,
@@ -29,10 +30,9 @@ from experiments.report import (
     to_markdown,
     write_tables,
 )
-from experiments.results import UnwritableError
-from experiments.settings import SettingsError, from_yaml, load
-from experiments.variant import Variant, choose, read_variants
-from strategies.registry import make_strategy
+from fedmetanas.experiments.results.curves import Point, accuracy_at, read_curve, seconds_to
+from fedmetanas.experiments.settings import from_yaml, load
+from fedmetanas.strategies.registry import make_strategy
 
 PICTURES = ["accuracy-megabytes.png", "accuracy-rounds.png", "accuracy-seconds.png"]
 TABLES = ["table.csv", "table.json", "table.md"]
@@ -249,7 +249,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew_and_no_other(
 
 
 BROKEN = """
-from strategies.fedmetanas import FedMetaNAS
+from fedmetanas.strategies.fedmetanas import FedMetaNAS
 
 
 class Broken(FedMetaNAS):

@@ -15,11 +15,11 @@ from helpers import readme_example
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from experiments import datasets
-from experiments.datasets import (
+from fedmetanas.errors import DataError
+from fedmetanas.experiments.data import datasets
+from fedmetanas.experiments.data.datasets import (
     DATASETS,
     FOLDERS,
-    DataError,
     Dataset,
     Images,
     Source,

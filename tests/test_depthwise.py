@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from helpers import generator
 
-from search_space.depthwise import SMALL, depthwise
+from fedmetanas.search_space.kernels.depthwise import SMALL, depthwise
 
 SIZES = ((7, 8), (4, 2), (3, 2), (5, 4), (9, 11), (23, 3))
 CASES = [(k, s, d, size) for k in (3, 5) for s in (1, 2) for d in (1, 2) for size in SIZES]

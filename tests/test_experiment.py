@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments.datasets import Images
-from experiments.settings import SettingsError
+from fedmetanas.errors import SettingsError
+from fedmetanas.experiments.data.datasets import Images
 
 
 def test_evaluation_sees_every_image_once_and_classes_mixed() -> None:

@@ -33,19 +33,19 @@ from safetensors.torch import load_file
 from test_checkpoint import metrics_of
 from test_run import TINY, after_its_first_round, environment, fedmetanas, left_over  # noqa: F401
 
-from experiments.engines import CLIENT_APP, AppByName
-from experiments.inline_engine import InlineGrid
-from experiments.main import main
-from experiments.results import RunError
-from server import loop
-from server.app import app as server_app
-from server.loop import RoundResult, SearchResult, SearchState, search
-from server.partition_grid import ClientError, PartitionGrid, draw
-from server.record import Record
-from server.replies import LeftOut
-from strategies import wire
-from strategies.fedmetanas import FedMetaNAS
-from strategies.npy import to_array
+from fedmetanas.errors import RunError
+from fedmetanas.experiments.commands.main import main
+from fedmetanas.experiments.engines.apps import CLIENT_APP, AppByName
+from fedmetanas.experiments.engines.inline import InlineGrid
+from fedmetanas.server import loop
+from fedmetanas.server.app import app as server_app
+from fedmetanas.server.loop import RoundResult, SearchResult, SearchState, search
+from fedmetanas.server.partition_grid import ClientError, PartitionGrid, draw
+from fedmetanas.server.record import Record
+from fedmetanas.server.replies import LeftOut
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.fedmetanas import FedMetaNAS
+from fedmetanas.strategies.npy import to_array
 
 # What a client can do wrong: from an honest reply to training to a faulty one, or none.
 
@@ -681,8 +681,9 @@ FAULTY_APP = """
     import sys
     import time
 
-    from client.app import app as honest
-    from experiments import engines, main
+    from fedmetanas.client.app import app as honest
+    from fedmetanas.experiments.engines import ray
+    from fedmetanas.experiments.commands import main
 
     class Faulty:
         def __call__(self, message, context):
@@ -699,7 +700,7 @@ FAULTY_APP = """
     app = Faulty()
 
     if __name__ == "__main__":
-        engines.CLIENT_APP = "faulty_app:app"
+        ray.CLIENT_APP = "faulty_app:app"
         sys.exit(main.main(sys.argv[1:]))
 """
 

@@ -12,18 +12,18 @@ from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDic
 from helpers import generator, one_hot_mask, random_alphas
 from tiny import Listener, context_of, experiment_of, run_search
 
-from client.local_data import batches
-from client.numpy_client import MetaClient
-from experiments.inline_engine import InlineGrid
-from search_space.alphas import CELL_TYPES, Alphas, Mask, Topology
-from search_space.complexity import count_parameters
-from search_space.genotype import Genotype, load_weights
-from search_space.operations import has_weights
-from search_space.sampling import sample_network
-from server.evaluation import searched
-from server.replies import BadReplyError, checked
-from strategies import wire
-from strategies.finalists import Finalists
+from fedmetanas.client.local_data import batches
+from fedmetanas.client.numpy_client import MetaClient
+from fedmetanas.experiments.engines.inline import InlineGrid
+from fedmetanas.search_space.alphas import CELL_TYPES, Alphas, Mask, Topology
+from fedmetanas.search_space.complexity import count_parameters
+from fedmetanas.search_space.genotype import Genotype, load_weights
+from fedmetanas.search_space.operations import has_weights
+from fedmetanas.search_space.sampling import sample_network
+from fedmetanas.server.evaluation import searched
+from fedmetanas.server.replies import BadReplyError, checked
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.finalists import Finalists
 
 SETTINGS = ("search.nodes=2", "rounds=5", "strategy.name=finalists")
 TOPOLOGY = Topology(2, ("max_pool_3x3", "none", "skip_connect", "sep_conv_3x3", "dil_conv_3x3"))

@@ -10,10 +10,11 @@ import pytest
 import torch
 from helpers import make_shape, one_hot_mask, random_images, random_parameters
 
-from search_space.alphas import Mask, Topology
-from search_space.complexity import count_macs, count_parameters
-from search_space.genotype import Genotype, GenotypeError, load_weights
-from search_space.supernet import NetworkShape, initial_weights
+from fedmetanas.errors import GenotypeError
+from fedmetanas.search_space.alphas import Mask, Topology
+from fedmetanas.search_space.complexity import count_macs, count_parameters
+from fedmetanas.search_space.genotype import Genotype, load_weights
+from fedmetanas.search_space.supernet import NetworkShape, initial_weights
 
 SHAPE = make_shape(nodes=2, layers=3)
 

@@ -10,19 +10,19 @@ import torch
 from helpers import generator, make_shape, random_images, random_mask, random_parameters
 from test_recorded_steps import OUTER, RATES, assert_same
 
-from benchmarks.plain import plain_logits
-from client.batch_loss import BatchLoss
-from client.cuda_graphs import STEPS, RecordedSteps, cuda_graphs
-from client.learner import Episode, Parameters, Runner, meta_learner, one_by_one
-from client.numpy_client import MetaClient
-from experiments.engines import run_inline
-from experiments.experiment import Experiment
-from experiments.main import main
-from search_space.alphas import Mask, Noise
-from search_space.operations import DEFAULT_OPERATIONS
-from search_space.prediction import Relaxed
-from search_space.relaxation import relax
-from strategies import wire
+from fedmetanas.benchmarks.plain import plain_logits
+from fedmetanas.client.batch_loss import BatchLoss
+from fedmetanas.client.cuda_graphs import STEPS, RecordedSteps, cuda_graphs
+from fedmetanas.client.learner import Episode, Parameters, Runner, meta_learner, one_by_one
+from fedmetanas.client.numpy_client import MetaClient
+from fedmetanas.experiments.commands.main import main
+from fedmetanas.experiments.engines.inline import run_inline
+from fedmetanas.experiments.experiment import Experiment
+from fedmetanas.search_space.alphas import Mask, Noise
+from fedmetanas.search_space.operations import DEFAULT_OPERATIONS
+from fedmetanas.search_space.prediction import Relaxed
+from fedmetanas.search_space.relaxation import relax
+from fedmetanas.strategies import wire
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

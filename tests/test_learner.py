@@ -7,7 +7,7 @@ import torch
 from helpers import generator, make_shape, random_images, random_parameters
 from torch import Tensor
 
-from client.learner import (
+from fedmetanas.client.learner import (
     Episode,
     InnerRates,
     Loss,
@@ -17,8 +17,8 @@ from client.learner import (
     meta_learner,
     task_learner,
 )
-from search_space.alphas import Alphas, Mask, Noise
-from search_space.prediction import Relaxed, loss_and_accuracy
+from fedmetanas.search_space.alphas import Alphas, Mask, Noise
+from fedmetanas.search_space.prediction import Relaxed, loss_and_accuracy
 
 NO_CLIP = 1e9
 RATES = InnerRates(weights=0.3, alphas=0.5)

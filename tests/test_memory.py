@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments.datasets import DATASETS, Dataset, Images, Source, register
-from server.loop import RoundResult, SearchResult, SearchState
-from server.record import Record
+from fedmetanas.experiments.data.datasets import DATASETS, Dataset, Images, Source, register
+from fedmetanas.server.loop import RoundResult, SearchResult, SearchState
+from fedmetanas.server.record import Record
 
 IMAGES_A_CLIENT = 6
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import partition_cache
-from experiments.datasets import DataError
-from experiments.partition_cache import open_partition
-from experiments.partitions import Plan, Split, partition, split
+from fedmetanas.errors import DataError
+from fedmetanas.experiments.data import partition_cache
+from fedmetanas.experiments.data.partition_cache import open_partition
+from fedmetanas.experiments.data.partitions import Plan, Split, partition, split
 
 KINDS = ("iid", "dirichlet", "pathological")
 LABELS = np.random.default_rng(7).integers(0, 10, 2000)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from helpers import generator
 
-from search_space import pointwise
-from search_space.pointwise import Product, SumOfProducts
+from fedmetanas.search_space.kernels import pointwise
+from fedmetanas.search_space.kernels.pointwise import Product, SumOfProducts
 
 Compute = Callable[..., torch.Tensor]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import random_alphas, random_mask
 
-from search_space.alphas import CELL_TYPES, Alphas, Mask, Topology
-from search_space.pruning import entropy, final_cut, soft_prune
+from fedmetanas.search_space.alphas import CELL_TYPES, Alphas, Mask, Topology
+from fedmetanas.search_space.pruning import entropy, final_cut, soft_prune
 
 TOPOLOGY = Topology(3, ("skip_connect", "avg_pool_3x3", "sep_conv_3x3", "dil_conv_3x3"))
 

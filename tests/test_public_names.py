@@ -11,17 +11,18 @@ import pytest
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from experiments import engines, results
-from experiments.datasets import DATASETS
-from experiments.experiment import Experiment
-from experiments.settings import Settings, from_run_config
-from search_space.alphas import PER_CELL_NAMES
-from search_space.operations import DEFAULT_OPERATIONS, OPERATIONS
-from search_space.relaxation import RELAXATIONS
-from server.loop import RoundResult
-from strategies import wire
-from strategies.aggregation import RULES
-from strategies.registry import STRATEGIES
+from fedmetanas.experiments.data.datasets import DATASETS
+from fedmetanas.experiments.engines import ENGINES, apps
+from fedmetanas.experiments.experiment import Experiment
+from fedmetanas.experiments.results import run_folder
+from fedmetanas.experiments.settings import Settings, from_run_config
+from fedmetanas.search_space.alphas import PER_CELL_NAMES
+from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, OPERATIONS
+from fedmetanas.search_space.relaxation import RELAXATIONS
+from fedmetanas.server.loop import RoundResult
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.aggregation import RULES
+from fedmetanas.strategies.registry import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -34,15 +35,18 @@ def attribute(reference: str) -> Any:
 
 
 def test_the_command_is_there() -> None:
-    assert PROJECT["project"]["scripts"] == {"fedmetanas": "experiments.entry:main"}
-    assert callable(attribute("experiments.entry:main"))
+    assert PROJECT["project"]["scripts"] == {"fedmetanas": "fedmetanas.experiments.entry:main"}
+    assert callable(attribute("fedmetanas.experiments.entry:main"))
 
 
 def test_the_apps_are_where_flower_and_the_engines_look_for_them() -> None:
     components = PROJECT["tool"]["flwr"]["app"]["components"]
 
-    assert components == {"serverapp": "server.app:app", "clientapp": "client.app:app"}
-    assert components == {"serverapp": engines.SERVER_APP, "clientapp": engines.CLIENT_APP}
+    assert components == {
+        "serverapp": "fedmetanas.server.app:app",
+        "clientapp": "fedmetanas.client.app:app",
+    }
+    assert components == {"serverapp": apps.SERVER_APP, "clientapp": apps.CLIENT_APP}
     assert isinstance(attribute(components["serverapp"]), ServerApp)
     assert isinstance(attribute(components["clientapp"]), ClientApp)
 
@@ -67,7 +71,7 @@ def test_all_folders_of_the_house_are_packaged() -> None:
 
 
 def test_engines() -> None:
-    assert set(engines.ENGINES) == {"ray", "inline"}
+    assert set(ENGINES) == {"ray", "inline"}
 
 
 def test_strategies_and_rules() -> None:
@@ -105,7 +109,13 @@ def test_datasets() -> None:
 
 
 def test_files_of_a_results_folder() -> None:
-    names = (results.SETTINGS, results.METRICS, results.GENOTYPE, results.WEIGHTS, results.SUMMARY)
+    names = (
+        run_folder.SETTINGS,
+        run_folder.METRICS,
+        run_folder.GENOTYPE,
+        run_folder.WEIGHTS,
+        run_folder.SUMMARY,
+    )
 
     assert names == (
         "settings.yaml",

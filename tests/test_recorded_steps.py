@@ -12,9 +12,9 @@ import torch
 from helpers import generator, make_shape, random_images, random_parameters
 from torch import Tensor
 
-from client.batch_loss import BatchLoss
-from client.cuda_graphs import KEPT, RecordedSteps
-from client.learner import (
+from fedmetanas.client.batch_loss import BatchLoss
+from fedmetanas.client.cuda_graphs import KEPT, RecordedSteps
+from fedmetanas.client.learner import (
     Episode,
     InnerRates,
     OuterOptimizers,
@@ -23,10 +23,10 @@ from client.learner import (
     meta_learner,
     one_by_one,
 )
-from client.milenas_learner import BatchPair, milenas_learner
-from client.sgd_learner import sgd_learner
-from search_space.alphas import Mask, Noise
-from search_space.prediction import Relaxed
+from fedmetanas.client.milenas_learner import BatchPair, milenas_learner
+from fedmetanas.client.sgd_learner import sgd_learner
+from fedmetanas.search_space.alphas import Mask, Noise
+from fedmetanas.search_space.prediction import Relaxed
 
 SHAPE = make_shape(nodes=2, layers=2)
 MASK = Mask.full(SHAPE.topology)

@@ -6,8 +6,13 @@ import pytest
 import torch
 from helpers import generator, random_alphas, random_mask
 
-from search_space.alphas import CELL_TYPES, Alphas, Mask, Noise, Topology
-from search_space.relaxation import TemperatureSchedule, masked_softmax, pair_probabilities, relax
+from fedmetanas.search_space.alphas import CELL_TYPES, Alphas, Mask, Noise, Topology
+from fedmetanas.search_space.relaxation import (
+    TemperatureSchedule,
+    masked_softmax,
+    pair_probabilities,
+    relax,
+)
 
 TOPOLOGY = Topology(3, ("skip_connect", "avg_pool_3x3", "sep_conv_3x3", "dil_conv_3x3"))
 SEEDS = range(5)

@@ -206,7 +206,7 @@ def test_earlier_results_are_never_written_over(
 
 
 STRATEGIES = """
-    from strategies.fedmetanas import FedMetaNAS
+    from fedmetanas.strategies.fedmetanas import FedMetaNAS
 
 
     class Broken(FedMetaNAS):

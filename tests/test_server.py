@@ -22,22 +22,29 @@ from tiny import (
     strategy_of,
 )
 
-from experiments.datasets import DATASETS, FOLDERS, Dataset, Images, Source
-from experiments.datasets import register as register_dataset
-from experiments.engines import CLIENT_APP, AppByName
-from experiments.experiment import open_experiment
-from experiments.inline_engine import InlineGrid
-from experiments.main import main
-from experiments.results import GENOTYPE, METRICS, SETTINGS, SUMMARY, WEIGHTS, read_summary
-from experiments.settings import from_yaml
-from search_space.genotype import Genotype
-from server.evaluation import Spread, evaluate_network
-from server.loop import RoundResult, SearchResult, SearchState, search
-from server.partition_grid import PartitionGrid, draw
-from server.record import Record
-from strategies import wire
-from strategies.fedmetanas import FedMetaNAS
-from strategies.registry import make_strategy
+from fedmetanas.experiments.commands.main import main
+from fedmetanas.experiments.data.datasets import DATASETS, FOLDERS, Dataset, Images, Source
+from fedmetanas.experiments.data.datasets import register as register_dataset
+from fedmetanas.experiments.engines.apps import CLIENT_APP, AppByName
+from fedmetanas.experiments.engines.inline import InlineGrid
+from fedmetanas.experiments.experiment import open_experiment
+from fedmetanas.experiments.results.run_folder import (
+    GENOTYPE,
+    METRICS,
+    SETTINGS,
+    SUMMARY,
+    WEIGHTS,
+    read_summary,
+)
+from fedmetanas.experiments.settings import from_yaml
+from fedmetanas.search_space.genotype import Genotype
+from fedmetanas.server.evaluation import Spread, evaluate_network
+from fedmetanas.server.loop import RoundResult, SearchResult, SearchState, search
+from fedmetanas.server.partition_grid import PartitionGrid, draw
+from fedmetanas.server.record import Record
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.fedmetanas import FedMetaNAS
+from fedmetanas.strategies.registry import make_strategy
 
 # The view of the grid
 

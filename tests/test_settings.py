@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import settings as settings_module
-from experiments.datasets import DATASETS
-from experiments.settings import (
+from fedmetanas.errors import SettingsError
+from fedmetanas.experiments import settings as settings_module
+from fedmetanas.experiments.comparison.variants import read_variants
+from fedmetanas.experiments.data.datasets import DATASETS
+from fedmetanas.experiments.settings import (
     MAX_YAML_BYTES,
     Settings,
-    SettingsError,
     experiments,
     from_run_config,
     from_yaml,
     load,
 )
-from experiments.variant import read_variants
-from search_space.operations import OPERATIONS
+from fedmetanas.search_space.operations import OPERATIONS
 
 EVERYTHING = """
 name: all-other

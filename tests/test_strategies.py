@@ -20,15 +20,16 @@ from flwr.app import (
 from flwr.serverapp.strategy import FedAdam, Strategy
 from tiny import context_of
 
-from experiments.inline_engine import InlineGrid
-from experiments.randomness import torch_generator
-from search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
-from search_space.relaxation import TemperatureSchedule
-from search_space.supernet import NetworkShape, Weights, build_supernet, initial_weights
-from strategies import wire
-from strategies.fedmetanas import FedMetaNAS, SearchPlan
-from strategies.npy import from_array, to_array
-from strategies.registry import STRATEGIES, StrategyError, make_strategy, register
+from fedmetanas.errors import StrategyError
+from fedmetanas.experiments.engines.inline import InlineGrid
+from fedmetanas.experiments.randomness import torch_generator
+from fedmetanas.search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
+from fedmetanas.search_space.relaxation import TemperatureSchedule
+from fedmetanas.search_space.supernet import NetworkShape, Weights, build_supernet, initial_weights
+from fedmetanas.strategies import wire
+from fedmetanas.strategies.fedmetanas import FedMetaNAS, SearchPlan
+from fedmetanas.strategies.npy import from_array, to_array
+from fedmetanas.strategies.registry import STRATEGIES, make_strategy, register
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -435,7 +436,7 @@ def test_register_makes_a_name(free_name: str) -> None:
         ("flwr.serverapp.strategy:NoSuch", "NoSuch"),
         ("flwr.serverapp.no:FedAvg", "flwr.serverapp.no"),
         (":FedAvg", "cannot find ':FedAvg'"),
-        ("strategies.fedmetanas:", "cannot find 'strategies.fedmetanas:'"),
+        ("fedmetanas.strategies.fedmetanas:", "cannot find 'fedmetanas.strategies.fedmetanas:'"),
         (f"{__name__}:NoStrategy", "is not a flwr.serverapp.strategy.Strategy"),
         ("builtins:print", "is not a flwr.serverapp.strategy.Strategy"),
     ],

@@ -15,15 +15,15 @@ from helpers import (
     readme_example,
 )
 
-from benchmarks.plain import plain_logits
-from client.learner import Episode, InnerRates, Loss, Parameters, meta_gradient
-from search_space import operations
-from search_space.alphas import Alphas, Mask, Noise, Topology
-from search_space.genotype import Genotype, load_weights
-from search_space.operations import DEFAULT_OPERATIONS, OPERATIONS, make_norm, register
-from search_space.prediction import Relaxed, loss_and_accuracy
-from search_space.relaxation import RELAXATIONS, relax
-from search_space.supernet import (
+from fedmetanas.benchmarks.plain import plain_logits
+from fedmetanas.client.learner import Episode, InnerRates, Loss, Parameters, meta_gradient
+from fedmetanas.search_space import operations
+from fedmetanas.search_space.alphas import Alphas, Mask, Noise, Topology
+from fedmetanas.search_space.genotype import Genotype, load_weights
+from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, OPERATIONS, make_norm, register
+from fedmetanas.search_space.prediction import Relaxed, loss_and_accuracy
+from fedmetanas.search_space.relaxation import RELAXATIONS, relax
+from fedmetanas.search_space.supernet import (
     Network,
     NetworkShape,
     Weights,

@@ -8,8 +8,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from experiments.experiment import Experiment, experiment_of, open_experiment
-from experiments.settings import SettingsError, load
+from fedmetanas.errors import SettingsError
+from fedmetanas.experiments.experiment import Experiment, experiment_of, open_experiment
+from fedmetanas.experiments.settings import load
 
 ROOT = Path(__file__).parents[1]
 HOUSE = ("search_space", "strategies", "experiments", "client", "server", "benchmarks")

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from helpers import generator, make_shape, random_images, random_mask, random_parameters
 
-from search_space import operations, supernet
-from search_space.alphas import Mask, Noise
-from search_space.depthwise import _on_gpu, on_coarser_images
-from search_space.operations import DEFAULT_OPERATIONS, SeparableConv
-from search_space.pointwise import grouped_pointwise
-from search_space.prediction import Relaxed
-from search_space.wide import wide
+from fedmetanas.search_space import operations, supernet
+from fedmetanas.search_space.alphas import Mask, Noise
+from fedmetanas.search_space.execution.wide import wide
+from fedmetanas.search_space.kernels.depthwise import _on_gpu, on_coarser_images
+from fedmetanas.search_space.kernels.pointwise import grouped_pointwise
+from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, SeparableConv
+from fedmetanas.search_space.prediction import Relaxed
 
 DOUBLE = torch.float64
 CHANNELS = 4

@@ -9,13 +9,13 @@ import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp.strategy import Strategy
 
-from experiments.engines import CLIENT_APP, AppByName
-from experiments.experiment import Experiment, open_experiment
-from experiments.inline_engine import NODE, InlineGrid
-from experiments.settings import Settings, from_yaml
-from search_space.alphas import Alphas
-from server.loop import Hook, RoundResult, SearchResult, SearchState, search
-from strategies.registry import make_strategy
+from fedmetanas.experiments.engines.apps import CLIENT_APP, NODE, AppByName
+from fedmetanas.experiments.engines.inline import InlineGrid
+from fedmetanas.experiments.experiment import Experiment, open_experiment
+from fedmetanas.experiments.settings import Settings, from_yaml
+from fedmetanas.search_space.alphas import Alphas
+from fedmetanas.server.loop import Hook, RoundResult, SearchResult, SearchState, search
+from fedmetanas.strategies.registry import make_strategy
 
 _CACHE = tempfile.TemporaryDirectory(prefix="fedmetanas-tests-")  # gone when the tests end
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .datasets import DataError
+from fedmetanas.errors import DataError
 
 Indices = npt.NDArray[np.int64]
 

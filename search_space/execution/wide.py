@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .depthwise import depthwise
-from .operations import SeparableConv, normalise
-from .pointwise import grouped_pointwise
+from fedmetanas.search_space.kernels.depthwise import depthwise
+from fedmetanas.search_space.kernels.pointwise import grouped_pointwise
+from fedmetanas.search_space.operations import SeparableConv, normalise
 
 
 def is_on_gpu(x: Tensor) -> bool:

@@ -25,18 +25,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedmetanas.errors import DataError
+
 SMALLEST_SIDE = 8  # pixels
 MOST_BYTES = 32_000_000_000  # of all decoded training or test images
 DIGITS_SPLIT_SEED = 0  # the test set of digits is the same whatever the seed of a run
 DIGITS_TEST_SHARE = 0.2
 DIGITS_BRIGHTEST = 16
-
-
-class DataError(ValueError):
-    """Data are missing, broken or impossible to use as asked. The message is one line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(r"\n".join(message.splitlines()))  # names of files may have line breaks
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from search_space.alphas import CELL_TYPES
-from search_space.genotype import Genotype
-
-from . import results
+from fedmetanas.experiments.files import write_file
+from fedmetanas.search_space.alphas import CELL_TYPES
+from fedmetanas.search_space.genotype import Genotype
 
 
 def draw_cells(genotype: Genotype, path: Path) -> None:
@@ -55,7 +54,7 @@ def write_picture(figure: Any, path: Path) -> None:
     """
     picture = io.BytesIO()
     figure.savefig(picture, dpi=100, format="png")
-    results.write_file(path, picture.getvalue())
+    write_file(path, picture.getvalue())
 
 
 def _arrow(axes, start: tuple[float, float], end: tuple[float, float], name: str) -> None:  # type: ignore[no-untyped-def]

@@ -6,19 +6,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from search_space.prediction import evaluate
-
-from . import results
-from .checkpoint import settings_of
-from .compare import compare
-from .console import one_line, say
-from .drawing import draw_cells
-from .engines import ENGINES
-from .entry import stopped_code
-from .experiment import check_device, open_experiment
-from .run import USER_ERRORS, run
-from .settings import DEVICES, SettingsError, experiments, from_yaml, load
-from .variant import choose, read_variants
+from fedmetanas.errors import USER_ERRORS, SettingsError
+from fedmetanas.experiments.comparison.compare import compare
+from fedmetanas.experiments.comparison.variants import choose, read_variants
+from fedmetanas.experiments.console import one_line, say
+from fedmetanas.experiments.engines import ENGINES
+from fedmetanas.experiments.entry import stopped_code
+from fedmetanas.experiments.experiment import check_device, open_experiment
+from fedmetanas.experiments.files import expanded
+from fedmetanas.experiments.report.drawing import draw_cells
+from fedmetanas.experiments.results import run_folder
+from fedmetanas.experiments.results.checkpoint import settings_of
+from fedmetanas.experiments.run import run
+from fedmetanas.experiments.settings import DEVICES, experiments, from_yaml, load
+from fedmetanas.search_space.prediction import evaluate
 
 BENCH_CASES = ("step", "episode", "round", "memory")
 
@@ -132,7 +133,7 @@ def _run(options: argparse.Namespace) -> int:
         if named is None:
             raise SettingsError(f"name a YAML file, or one of {', '.join(experiments())}")
         return run(load(named, overrides), options.engine, options.out)
-    folder = results.expanded(options.resume)
+    folder = expanded(options.resume)
     if named is None or "=" in named:
         overrides = [*([named] if named else []), *overrides]
         settings = from_yaml(settings_of(folder)[0].to_yaml(), overrides)
@@ -152,7 +153,7 @@ def _compare(options: argparse.Namespace) -> int:
     if any(override.startswith("seed=") for override in options.overrides):
         raise SettingsError("seed: compare takes --seeds 0,1,2 instead")
     name = load(options.experiment, options.overrides).name
-    out = results.expanded(options.out or f"results/{name}-comparison")
+    out = expanded(options.out or f"results/{name}-comparison")
     try:
         return compare(
             options.experiment,
@@ -180,14 +181,14 @@ def _seeds(text: str) -> list[int]:
 
 def _evaluate(options: argparse.Namespace) -> int:
     """Load the network from disk and print its accuracy on the test set."""
-    found = results.read(options.folder)
+    found = run_folder.read(options.folder)
     experiment = open_experiment(found.settings)
     wanted, network = experiment.shape, found.genotype.shape
     if (wanted.in_channels, wanted.classes) != (network.in_channels, network.classes):
         raise SettingsError(
-            f"{options.folder / results.SETTINGS}: {found.settings.data.dataset} has "
+            f"{options.folder / run_folder.SETTINGS}: {found.settings.data.dataset} has "
             f"{wanted.in_channels} channels and {wanted.classes} classes, the network in "
-            f"{results.GENOTYPE} {network.in_channels} and {network.classes}; set data.dataset "
+            f"{run_folder.GENOTYPE} {network.in_channels} and {network.classes}; set data.dataset "
             "and data.root to what it was trained on"
         )
     found.network.to(experiment.device)
@@ -199,7 +200,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _draw(options: argparse.Namespace) -> int:
     """Draw the cells into the results folder."""
     path = options.folder / "cells.png"
-    draw_cells(results.read(options.folder).genotype, path)
+    draw_cells(run_folder.read(options.folder).genotype, path)
     say(str(path))
     return 0
 
@@ -207,6 +208,6 @@ def _draw(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     """Run benchmarks, which stand above all else and so are started by name, as the apps are."""
     check_device("--device", options.device)
-    bench = importlib.import_module("benchmarks.main").bench
+    bench = importlib.import_module("fedmetanas.benchmarks.main").bench
     bench(options.cases, options.batch_size, options.repeats, options.device, options.json)
     return 0

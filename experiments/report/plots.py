@@ -4,9 +4,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from .curves import Point, read_curve
+from fedmetanas.experiments.results.curves import Point, read_curve
+
 from .drawing import write_picture
-from .report import Row, Spread
+from .tables import Row, Spread
 
 AXES = {
     "seconds": "seconds, evaluation left out",

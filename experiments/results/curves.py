@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import results
-from .settings import SettingsError
+from fedmetanas.errors import SettingsError
+
+from . import run_folder
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ def read_curve(folder: Path) -> list[Point]:
     SettingsError
         If a file of the run is missing or damaged.
     """
-    summary, lines = results.read_summary(folder), results.read_metrics(folder)
+    summary, lines = run_folder.read_summary(folder), run_folder.read_metrics(folder)
     try:
         return _points(lines, summary)
     except (KeyError, TypeError, AttributeError) as error:
-        path = folder / results.METRICS
+        path = folder / run_folder.METRICS
         raise SettingsError(f"{path} is damaged: {error!r}; remove {folder} to go on") from None
 
 

@@ -1,12 +1,7 @@
 """The results folder of a run: the names of its files, making one, writing and reading one."""
 
-import contextlib
-import fcntl
-import hashlib
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +9,12 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import torch
-from safetensors import SafetensorError, safe_open
 
-from search_space.genotype import Genotype, GenotypeError, load_weights
-from search_space.supernet import Network, Weights
-from strategies.aggregation import AnyArray
-
-from .settings import Settings, SettingsError, from_yaml, read_text
+from fedmetanas.errors import GenotypeError, SettingsError
+from fedmetanas.experiments.files import digest, expanded, read_arrays, write_file
+from fedmetanas.experiments.settings import Settings, from_yaml, read_text
+from fedmetanas.search_space.genotype import Genotype, load_weights
+from fedmetanas.search_space.supernet import Network, Weights
 
 SETTINGS = "settings.yaml"
 METRICS = "metrics.jsonl"
@@ -30,18 +24,6 @@ SUMMARY = "summary.json"
 SUMMARY_TEXTS = ("name", "strategy", "left_out")
 CHECKPOINTS = "checkpoints"  # a folder, there until the run has completed
 AGAIN = "the network there is as it was; remove {} to run it again"  # of a run that has completed
-
-
-class RunError(RuntimeError):
-    """A run cannot go on; its checkpoints are kept. The message is one line."""
-
-    exit_code = 1
-
-
-class UnwritableError(RunError):
-    """A file of the run cannot be written; when there is room again, the run can go on."""
-
-    exit_code = 2
 
 
 def make_folder(out: str, settings: Settings) -> Path:
@@ -73,20 +55,6 @@ def make_folder(out: str, settings: Settings) -> Path:
     except OSError as error:
         raise SettingsError(f"out: cannot write to {error.filename}: {error.strerror}") from None
     return folder
-
-
-def expanded(out: str | Path) -> Path:
-    """Return a path in which ``~`` stands for no home folder any more.
-
-    Raises
-    ------
-    SettingsError
-        If the home folder is unknown.
-    """
-    try:
-        return Path(out).expanduser()
-    except RuntimeError:
-        raise SettingsError(f"out: {out} names a home folder that is unknown") from None
 
 
 def _timed_folder(parent: Path) -> Path:
@@ -163,33 +131,6 @@ def write_network(folder: Path, genotype: Genotype, weights: Weights) -> None:
     write_file(folder / WEIGHTS, safetensors.numpy.save(arrays, header))
 
 
-def read_arrays(path: Path) -> tuple[dict[str, AnyArray], dict[str, str]]:
-    """Read the arrays of a safetensors file, and the texts in its header.
-
-    Raises
-    ------
-    OSError, ValueError
-        If it cannot be read.
-    """
-    path.open("rb").close()  # for the words of the operating system, where there is no file
-    try:
-        with safe_open(path, framework="numpy") as file:
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return arrays, file.metadata() or {}
-    except (SafetensorError, TypeError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
-
-
-def digest(text: str, arrays: Mapping[str, AnyArray]) -> str:
-    """Return a digest of a text and of arrays with their names, types and shapes."""
-    result = hashlib.sha256(text.encode())
-    for key in sorted(arrays):
-        array = arrays[key]
-        result.update(f"{key} {array.dtype.str} {array.shape}".encode())
-        result.update(array.tobytes())
-    return result.hexdigest()
-
-
 def read_settings(folder: Path) -> Settings:
     """Read the settings of a run from its folder.
 
@@ -200,60 +141,6 @@ def read_settings(folder: Path) -> Settings:
     """
     path = folder / SETTINGS
     return from_yaml(read_text(path), source=str(path))
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, also if the process is killed or the power fails.
-
-    Raises
-    ------
-    UnwritableError
-        If it cannot be written; what was there before is still there.
-    """
-    draft = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> UnwritableError:
-    """Return the error that says why a file of the run cannot be written."""
-    return UnwritableError(f"cannot write {path}: {error.strerror}")
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path, option: str) -> Iterator[None]:
-    """Hold a folder against other runs and comparisons, until this one or its process ends.
-
-    Raises
-    ------
-    SettingsError
-        If another holds it; the message names `option`.
-    """
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise SettingsError(f"{option}: cannot open {folder}: {error.strerror}") from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(f"{option}: another run is at work in {folder}") from None
-        except OSError as error:
-            raise SettingsError(
-                f"{option}: cannot lock {folder}: {error.strerror}; choose a folder on another disk"
-            ) from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def is_unused(path: Path) -> bool:

@@ -19,9 +19,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import results
-from .curves import accuracy_at, read_curve, seconds_to
-from .settings import SettingsError
+from fedmetanas.errors import SettingsError
+from fedmetanas.experiments.files import write_file
+from fedmetanas.experiments.results import run_folder
+from fedmetanas.experiments.results.curves import accuracy_at, read_curve, seconds_to
 
 TABLE = "table"  # and .csv, .json, .md
 BEGINNINGS = {"csv": b"variant,", "json": b"[", "md": b"| variant |"}  # of these files
@@ -120,7 +121,7 @@ class Row:
     @cached_property
     def summaries(self) -> dict[int, dict[str, Any]]:
         """The summaries of the runs that completed, by seed, with ``against`` in each."""
-        read = {seed: results.read_summary(folder) for seed, folder in self.folders.items()}
+        read = {seed: run_folder.read_summary(folder) for seed, folder in self.folders.items()}
         known = {seed: summary for seed, summary in read.items() if summary is not None}
         return {seed: {**known[seed], "against": self._against(seed)} for seed in known}
 
@@ -128,7 +129,7 @@ class Row:
         """Set a run against the reference's of the same seed."""
         if self.reference is None or seed not in self.reference.folders:
             return {}
-        reference = results.read_summary(self.reference.folders[seed])
+        reference = run_folder.read_summary(self.reference.folders[seed])
         if reference is None:
             return {}
         curve = read_curve(self.folders[seed])
@@ -161,7 +162,7 @@ def write_tables(rows: Sequence[Row], folder: Path) -> str:
     """
     texts = {"csv": to_csv(rows), "json": to_json(rows), "md": to_markdown(rows)}
     for ending, text in texts.items():
-        results.write_file(folder / f"{TABLE}.{ending}", text.encode())
+        write_file(folder / f"{TABLE}.{ending}", text.encode())
     return texts["md"]
 
 

@@ -18,20 +18,18 @@ from typing import Any
 
 import safetensors.numpy
 
-from strategies.aggregation import AnyArray
-from strategies.state import pack, unpack
+from fedmetanas.errors import CheckpointError, SettingsError
+from fedmetanas.experiments.experiment import Experiment
+from fedmetanas.experiments.files import digest, read_arrays, write_file
+from fedmetanas.experiments.settings import Settings, from_yaml
+from fedmetanas.strategies.aggregation import AnyArray
+from fedmetanas.strategies.state import pack, unpack
 
-from . import results
-from .experiment import Experiment
-from .settings import Settings, SettingsError, from_yaml
+from . import run_folder
 
 FORMAT_VERSION = "2"
 NAME = re.compile(r"round-[0-9]{5,}\.safetensors")
 MAY_CHANGE = ("rounds", "min_replies", "engine", "checkpoint")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is damaged, or the only ones there are. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,9 @@ class Checkpoint:
     round : int
         The last round that is done.
     arrays : dict of str to array
-        The global model, see :mod:`strategies.wire`.
+        The global model, see :mod:`fedmetanas.strategies.wire`.
     strategy : dict
-        What the strategy remembers, see :mod:`strategies.state`.
+        What the strategy remembers, see :mod:`fedmetanas.strategies.state`.
     totals : dict of str to float
         Bytes and seconds so far.
     settings : str
@@ -90,10 +88,9 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     """
     arrays: dict[str, AnyArray] = {}
     content = json.dumps(pack(vars(checkpoint), arrays))
-    digest = results.digest(content, arrays)
-    header = {"format": FORMAT_VERSION, "content": content, "digest": digest}
-    path = folder / results.CHECKPOINTS / _name(checkpoint.round)
-    results.write_file(path, safetensors.numpy.save(arrays, header))
+    header = {"format": FORMAT_VERSION, "content": content, "digest": digest(content, arrays)}
+    path = folder / run_folder.CHECKPOINTS / _name(checkpoint.round)
+    write_file(path, safetensors.numpy.save(arrays, header))
     files = _files(folder)
     place = files.index(path)  # those before it are newer, and were damaged when the run went on
     for other in files[:place] + files[place + keep :]:
@@ -110,13 +107,13 @@ def read(path: Path) -> Checkpoint:
         If it is not exactly what was written.
     """
     try:
-        arrays, header = results.read_arrays(path)
+        arrays, header = read_arrays(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     if header.get("format", FORMAT_VERSION) != FORMAT_VERSION:
         raise CheckpointError(f"{path} has the format {header['format']!r}, not {FORMAT_VERSION}")
     content = header.get("content", "")
-    if header.get("digest") != results.digest(content, arrays):
+    if header.get("digest") != digest(content, arrays):
         raise CheckpointError(f"{path} is damaged: its digest is another")
     found = Checkpoint(**unpack(json.loads(content), arrays))
     if path.name != _name(found.round):
@@ -138,12 +135,12 @@ def settings_of(folder: Path) -> tuple[Settings, list[str]]:
         What is wrong with the file, if no checkpoint is sound.
     """
     try:
-        return results.read_settings(folder), []
+        return run_folder.read_settings(folder), []
     except SettingsError as error:
         for path in _files(folder):
             with contextlib.suppress(CheckpointError):
                 found = from_yaml(read(path).settings, source=str(path))
-                lost = f"{folder / results.SETTINGS} is lost ({error})"
+                lost = f"{folder / run_folder.SETTINGS} is lost ({error})"
                 return found, [f"{lost}; its settings are taken from {path}"]
         raise
 
@@ -172,10 +169,10 @@ def resumable(folder: Path, experiment: Experiment) -> tuple[Checkpoint | None, 
         If there is no run in the folder, it is of other settings or data, or has completed.
     """
     settings = experiment.settings
-    path = folder / results.SETTINGS
+    path = folder / run_folder.SETTINGS
     before, notes = settings_of(folder)
     refuse_other_settings(before, settings, path)
-    if results.read_summary(folder) is not None:
+    if run_folder.read_summary(folder) is not None:
         raise SettingsError(f"resume: the run in {folder} has completed; start a new one")
     for path in _files(folder):
         try:
@@ -201,7 +198,7 @@ def resumable(folder: Path, experiment: Experiment) -> tuple[Checkpoint | None, 
         return checkpoint, notes + other
     if notes:
         raise CheckpointError(f"no checkpoint is sound: {notes[0]}; start a new run")
-    if (folder / results.WEIGHTS).exists():
+    if (folder / run_folder.WEIGHTS).exists():
         raise SettingsError(
             f"resume: {folder} holds a network but no checkpoint; remove it, or start a new run"
         )
@@ -210,7 +207,7 @@ def resumable(folder: Path, experiment: Experiment) -> tuple[Checkpoint | None, 
 
 def _check_metrics(folder: Path, done: int) -> None:
     """Raise unless there is a line for each of the rounds that a run has behind it."""
-    path = folder / results.METRICS
+    path = folder / run_folder.METRICS
     try:
         lines = path.read_bytes().splitlines()[:done]
         rounds = [json.loads(line)["round"] for line in lines]
@@ -262,14 +259,14 @@ def _files(folder: Path) -> list[Path]:
         If they cannot be listed.
     """
     try:
-        names = os.listdir(folder / results.CHECKPOINTS)
+        names = os.listdir(folder / run_folder.CHECKPOINTS)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise SettingsError(f"cannot read {error.filename}: {error.strerror}") from None
     ours = [name for name in names if NAME.fullmatch(name)]
     ours.sort(key=lambda name: (len(name), name), reverse=True)
-    return [folder / results.CHECKPOINTS / name for name in ours]
+    return [folder / run_folder.CHECKPOINTS / name for name in ours]
 
 
 def _name(number: int) -> str:

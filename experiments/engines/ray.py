@@ -1,10 +1,5 @@
-"""Run the two apps: by Flower's simulation with Ray's virtual clients, or inline.
+"""Run the two apps by Flower's simulation, with Ray's virtual clients."""
 
-Both take the apps by the names in ``pyproject.toml``, as ``flwr run`` does.
-"""
-
-import importlib
-import logging
 import os
 import shutil
 import signal
@@ -12,31 +7,27 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message
 from flwr.serverapp import Grid
 
-from .console import say
-from .entry import stopped_code
-from .experiment import SIMULATED, default_workers
-from .inline_engine import NODE, InlineGrid
-from .settings import Settings, SettingsError
+from fedmetanas.errors import SettingsError
+from fedmetanas.experiments.console import say
+from fedmetanas.experiments.entry import stopped_code
+from fedmetanas.experiments.experiment import default_workers
+from fedmetanas.experiments.settings import Settings
 
-SERVER_APP = "server.app:app"
-CLIENT_APP = "client.app:app"
-STEPS = "client.cuda_graphs:STEPS"
+from .apps import CLIENT_APP, SERVER_APP, AppByName, RunConfig, app_named, quieten_flower
 
 ENDED = "ended"  # a file that tells workers that no reply is waited for any more
 GUARD_INTERVAL = 0.5  # seconds
 GRACE = 7.0  # seconds in which a run that is stopped may end in good order
 LONGEST_SOCKET = 107  # bytes in the path of a socket, a limit of Linux
-
-RunConfig = dict[str, Any]
 
 #: Read by Flower and Ray when they start; a person's own values are kept.
 RAY_ENVIRONMENT = {
@@ -55,24 +46,6 @@ RAY_ENVIRONMENT = {
 
 class StoppedError(Exception):
     """The person stopped the run; this ends the server's thread."""
-
-
-@dataclass(frozen=True)
-class AppByName:
-    """An app that is imported where it is called, with the run config it gets there.
-
-    Ray sends it to its workers: two small values instead of a pickled app.
-    """
-
-    name: str
-    run_config: Mapping[str, Any]
-
-    def __call__(self, message: Message, context: Context) -> Message:
-        """Call the ClientApp."""
-        # A context of its own with the same state: the engine refuses one whose config changed.
-        own = replace(context, run_config=dict(self.run_config))
-        reply: Message = _app(self.name)(message=message, context=own)
-        return reply
 
 
 @dataclass(frozen=True)
@@ -138,26 +111,9 @@ class StoppableServer:
 
         grid.pull_messages = pull_unless_stopped  # type: ignore[method-assign]
         try:
-            _app(self.name)(grid=grid, context=context)
+            app_named(self.name)(grid=grid, context=context)
         finally:
             (Path(self.folder) / ENDED).touch()
-
-
-def run_inline(settings: Settings, run_config: RunConfig) -> None:
-    """Run an experiment in this process.
-
-    Raises
-    ------
-    Exception
-        Whatever an app raises, with a note that names the client and the stage.
-    """
-    _quieten_flower()
-    context = _context(run_config)
-    grid = InlineGrid(AppByName(CLIENT_APP, run_config), _context(run_config))
-    try:
-        _app(SERVER_APP)(grid=grid, context=context)
-    finally:
-        _app(STEPS).forget()  # what clients keep on a GPU ends with the run
 
 
 def run_ray(settings: Settings, run_config: RunConfig) -> None:
@@ -174,7 +130,7 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
         os.environ.setdefault(name, value)
     from flwr.simulation import run_simulation  # Ray is slow to import: only where it is used
 
-    _quieten_flower()
+    quieten_flower()
     workers = settings.engine.workers or default_workers()
     workers = min(workers, settings.partitions)
     gpus = 1 / workers if settings.engine.device == "cuda" else 0
@@ -270,29 +226,3 @@ def _end_in_time(over: threading.Event, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     say("\nfedmetanas: stopped", stream=sys.stderr)
     os._exit(stopped_code())
-
-
-ENGINES: dict[str, Callable[[Settings, RunConfig], None]] = {"ray": run_ray, "inline": run_inline}
-
-
-def _quieten_flower() -> None:
-    """Leave the terminal to the progress bar: Flower says several lines a round.
-
-    Its errors are left out, too: the server says them once, and an exception says itself.
-    """
-    logging.getLogger("flwr").setLevel(logging.CRITICAL)
-
-
-def _app(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _context(run_config: RunConfig) -> Context:
-    return Context(
-        run_id=1,
-        node_id=NODE,
-        node_config={SIMULATED: True},
-        state=RecordDict(),
-        run_config=dict(run_config),
-    )

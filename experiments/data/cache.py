@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import DATASETS, FOLDERS, DataError, Dataset, Images, Source, check, decode
+from fedmetanas.errors import DataError
+
+from .datasets import DATASETS, FOLDERS, Dataset, Images, Source, check, decode
 
 FORMAT_VERSION = 2  # raise it when the files in a cache folder, or a built-in dataset, change
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")  # files, without ".npy"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .settings import NAME, Settings, SettingsError, load, nearest, read_text, read_yaml
+from fedmetanas.errors import SettingsError
+from fedmetanas.experiments.settings import NAME, Settings, load, nearest, read_text, read_yaml
 
 FOLDER = Path(__file__).parent / "variants"
 KEYS = ("about", "settings", "times_rounds")

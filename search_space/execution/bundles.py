@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .depthwise import DepthwiseConv
-from .operations import Norm, SeparableConv, SeparableStage, normalise
+from fedmetanas.search_space.kernels.depthwise import DepthwiseConv
+from fedmetanas.search_space.operations import Norm, SeparableConv, SeparableStage, normalise
 
 SMALL = 2**14  # numbers in a state for which the calls cost more than what they compute
 SMALL_PLANE = 64  # pixels

@@ -13,15 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import results
-from .checkpoint import settings_of
-from .console import one_line, say
-from .entry import start, stopped_code
-from .plots import draw_curves
-from .report import Row, refuse_other_tables, write_tables
-from .run import USER_ERRORS, check, run
-from .settings import Settings, SettingsError, from_yaml
-from .variant import Variant
+from fedmetanas.errors import USER_ERRORS, SettingsError
+from fedmetanas.experiments.console import one_line, say
+from fedmetanas.experiments.entry import start, stopped_code
+from fedmetanas.experiments.files import alone_in
+from fedmetanas.experiments.report.plots import draw_curves
+from fedmetanas.experiments.report.tables import Row, refuse_other_tables, write_tables
+from fedmetanas.experiments.results import run_folder
+from fedmetanas.experiments.results.checkpoint import settings_of
+from fedmetanas.experiments.run import check, run
+from fedmetanas.experiments.settings import Settings, from_yaml
+
+from .variants import Variant
 
 LAST_WORDS = 30  # seconds in which a run that was stopped ends its own processes
 
@@ -47,7 +50,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it has completed."""
-        return results.read_summary(self.folder) is not None
+        return run_folder.read_summary(self.folder) is not None
 
 
 def compare(
@@ -64,7 +67,7 @@ def compare(
     Parameters
     ----------
     experiment : str
-        A YAML file or the name of one, see :func:`experiments.settings.load`.
+        A YAML file or the name of one, see :func:`fedmetanas.experiments.settings.load`.
     overrides : sequence of str
         ``key=value`` for all variants.
     variants : sequence of Variant
@@ -74,7 +77,7 @@ def compare(
     reference : str
         Name of the variant that the others are set against; if it is not there, none is.
     engine : str
-        Out of :data:`experiments.engines.ENGINES`.
+        Out of :data:`fedmetanas.experiments.engines.ENGINES`.
     out : Path
         Folder of the comparison; it may hold an earlier part of the same one.
 
@@ -97,7 +100,7 @@ def compare(
         check(planned.settings, engine)
     _make_folder(out)
     refuse_other_tables(out)
-    with results.alone_in(out, "--out"):
+    with alone_in(out, "--out"):
         table = _write(runs, reference, out)
         for number, planned in enumerate(runs, start=1):
             name = f"{planned.variant.name}, seed {planned.settings.seed} ({number} of {len(runs)})"
@@ -127,9 +130,9 @@ def _write(runs: Sequence[Run], reference: str, out: Path) -> str:
 
 def _refuse_other_settings(planned: Run) -> None:
     """Raise if the folder holds results of other settings, a damaged summary, or something else."""
-    if not results.is_begun(planned.folder):
+    if not run_folder.is_begun(planned.folder):
         return
-    path = planned.folder / results.SETTINGS
+    path = planned.folder / run_folder.SETTINGS
     try:
         found, _ = settings_of(planned.folder)
     except SettingsError:
@@ -138,7 +141,7 @@ def _refuse_other_settings(planned: Run) -> None:
         raise SettingsError(f"--out: {planned.folder} is not the folder of a run") from None
     if found != planned.settings:
         raise SettingsError(f"--out: {path} has other settings than now; name a new folder")
-    results.read_summary(planned.folder)  # raises if it is damaged
+    run_folder.read_summary(planned.folder)  # raises if it is damaged
 
 
 def _make_folder(out: Path) -> None:
@@ -150,7 +153,12 @@ def _make_folder(out: Path) -> None:
 
 def _completes(planned: Run, engine: str) -> bool:
     """Run in a process of its own, so that none can harm another; return whether it completed."""
-    words = ("experiments.compare", "run_alone", planned.settings.to_yaml(), engine)
+    words = (
+        "fedmetanas.experiments.comparison.compare",
+        "run_alone",
+        planned.settings.to_yaml(),
+        engine,
+    )
     process = multiprocessing.get_context("spawn").Process(
         target=start, args=(*words, str(planned.folder))
     )
@@ -169,7 +177,7 @@ def run_alone(settings: str, engine: str, out: str) -> int:
     """Be the process of a run, and end with that of the comparison; return its exit code."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        return run(from_yaml(settings), engine, out, resume=results.is_begun(Path(out)))
+        return run(from_yaml(settings), engine, out, resume=run_folder.is_begun(Path(out)))
     except USER_ERRORS as error:
         say(f"fedmetanas: {one_line(error)}", stream=sys.stderr)
         return 2

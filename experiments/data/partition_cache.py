@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from . import results
+from fedmetanas.experiments.files import digest, read_arrays
+
 from .cache import cache_folder, unwritable
 from .partitions import Indices, Plan, partition
 
@@ -25,12 +26,12 @@ def open_partition(labels: npt.NDArray[np.int64], plan: Plan, cache: str) -> tup
     plan : Plan
         How to spread them.
     cache : str
-        Folder of the cache, see :func:`experiments.cache.open_dataset`.
+        Folder of the cache, see :func:`fedmetanas.experiments.data.cache.open_dataset`.
 
     Returns
     -------
     tuple of np.ndarray
-        See :func:`experiments.partitions.partition`.
+        See :func:`fedmetanas.experiments.data.partitions.partition`.
 
     Raises
     ------
@@ -58,17 +59,17 @@ def _owners(parts: tuple[Indices, ...], count: int) -> Indices:
 def _read(path: Path) -> Indices | None:
     """Read who owns which image; None if the file is missing or is not exactly what was written."""
     try:
-        arrays, header = results.read_arrays(path)
+        arrays, header = read_arrays(path)
     except (OSError, ValueError):
         return None
-    sound = header.get("digest") == results.digest(path.name, arrays)
+    sound = header.get("digest") == digest(path.name, arrays)
     return arrays["owners"] if sound else None
 
 
 def _write(path: Path, owners: Indices) -> None:
     """Write for every image its owner, in one step."""
     arrays = {"owners": owners}
-    content = safetensors.numpy.save(arrays, {"digest": results.digest(path.name, arrays)})
+    content = safetensors.numpy.save(arrays, {"digest": digest(path.name, arrays)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as building:

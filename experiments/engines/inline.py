@@ -12,9 +12,22 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedmetanas.experiments.settings import Settings
+
+from .apps import (
+    CLIENT_APP,
+    NODE,
+    SERVER_APP,
+    AppByName,
+    RunConfig,
+    app_named,
+    context_of,
+    quieten_flower,
+)
+
 ClientCallable = Callable[[Message, Context], Message]
 
-NODE = 2  # the one node there is; 1 is the server's
+STEPS = "fedmetanas.client.cuda_graphs:STEPS"
 
 
 class InlineGrid(Grid):
@@ -84,3 +97,20 @@ class InlineGrid(Grid):
     ) -> Iterable[Message]:
         """Run the ClientApp on every message and return the replies."""
         return self.pull_messages(self.push_messages(messages))
+
+
+def run_inline(settings: Settings, run_config: RunConfig) -> None:
+    """Run an experiment in this process.
+
+    Raises
+    ------
+    Exception
+        Whatever an app raises, with a note that names the client and the stage.
+    """
+    quieten_flower()
+    context = context_of(run_config)
+    grid = InlineGrid(AppByName(CLIENT_APP, run_config), context_of(run_config))
+    try:
+        app_named(SERVER_APP)(grid=grid, context=context)
+    finally:
+        app_named(STEPS).forget()  # what clients keep on a GPU ends with the run

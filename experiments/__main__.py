@@ -1,5 +1,0 @@
-"""``python -m experiments`` is ``fedmetanas``."""
-
-from .entry import main
-
-main()

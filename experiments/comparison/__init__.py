@@ -1,0 +1,1 @@
+"""Variants of an experiment, run side by side."""

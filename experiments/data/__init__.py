@@ -1,0 +1,1 @@
+"""Datasets, reading images, partitions, and the caches of both."""

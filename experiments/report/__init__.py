@@ -1,0 +1,1 @@
+"""Drawings, tables and plots of what runs have left."""

@@ -1,0 +1,5 @@
+"""``python -m fedmetanas`` is ``fedmetanas``."""
+
+from fedmetanas.experiments.entry import main
+
+main()

@@ -1,0 +1,1 @@
+"""How the terms that leave one state are computed together."""
