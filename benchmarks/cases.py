@@ -232,7 +232,7 @@ def round_(batch_size: int, repeats: int, device: torch.device) -> Iterator[Comp
     """Compare the wall time of Ray's rounds with their compute, and that of messages with 3 ms."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        command = [sys.executable, "-m", "experiments", "run", "digits", "rounds=8"]
+        command = [sys.executable, "-m", "fedmetanas", "run", "digits", "rounds=8"]
         command.append(f"engine.device={device.type}")
         quiet = ["evaluation.every=100", "search.tau_rounds=3", "--out", str(out)]
         subprocess.run([*command, *quiet], check=True, stdout=subprocess.DEVNULL)

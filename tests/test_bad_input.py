@@ -231,7 +231,7 @@ def started(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
             signal.signal(number, signal.SIG_DFL)
 
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments", *arguments],
+        [sys.executable, "-m", "fedmetanas", *arguments],
         cwd=Path(__file__).parents[1],
         text=True,
         stderr=subprocess.PIPE,
