@@ -11,7 +11,7 @@ import pytest
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from fedmetanas.experiments.data.datasets import DATASETS
+from fedmetanas.experiments.data.registry import DATASETS
 from fedmetanas.experiments.engines import ENGINES, apps
 from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.experiments.results import run_folder
