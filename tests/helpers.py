@@ -7,7 +7,7 @@ import torch
 
 from fedmetanas.client.learner import Parameters
 from fedmetanas.search_space.alphas import Alphas, Mask, Topology
-from fedmetanas.search_space.operations import DEFAULT_OPERATIONS
+from fedmetanas.search_space.names import DEFAULT_OPERATIONS
 from fedmetanas.search_space.pruning import final_cut, soft_prune
 from fedmetanas.search_space.supernet import Network, NetworkShape, build_supernet, initial_weights
 

@@ -20,9 +20,10 @@ from fedmetanas.client.learner import Episode, InnerRates, Loss, Parameters, met
 from fedmetanas.search_space import operations
 from fedmetanas.search_space.alphas import Alphas, Mask, Noise, Topology
 from fedmetanas.search_space.genotype import Genotype, load_weights
-from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, OPERATIONS, make_norm, register
+from fedmetanas.search_space.names import DEFAULT_OPERATIONS, OPERATION_NAMES, RELAXATIONS
+from fedmetanas.search_space.operations import OPERATIONS, make_norm, register
 from fedmetanas.search_space.prediction import Relaxed, loss_and_accuracy
-from fedmetanas.search_space.relaxation import RELAXATIONS, relax
+from fedmetanas.search_space.relaxation import relax
 from fedmetanas.search_space.supernet import (
     Network,
     NetworkShape,
@@ -241,6 +242,7 @@ def test_the_operation_of_the_readme_can_be_searched() -> None:
             register("conv_3x3")
     finally:
         del OPERATIONS["conv_3x3"]
+        OPERATION_NAMES.remove("conv_3x3")
 
 
 @pytest.mark.parametrize("size", [(8, 8), (30, 29)])  # the last one without bundles
