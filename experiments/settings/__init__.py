@@ -7,7 +7,7 @@ the key, what is allowed and, for a misspelt key, the nearest right one.
 Reading settings imports neither PyTorch nor Flower nor NumPy.
 """
 
-from .checking import known_settings, unknown_setting
+from .checking import known_sections, known_settings, unknown_setting
 from .declarations import DEVICES, NAME, Settings
 from .reading import FOLDER, check_overrides, experiments, from_run_config, from_yaml, load
 from .rules import nearest
@@ -23,6 +23,7 @@ __all__ = [
     "experiments",
     "from_run_config",
     "from_yaml",
+    "known_sections",
     "known_settings",
     "load",
     "nearest",

@@ -67,6 +67,12 @@ def known_settings() -> dict[str, Known]:
     return _known(Settings, "")
 
 
+def known_sections() -> dict[str, str]:
+    """Return what each section of the settings is about, by its name."""
+    hints = typing.get_type_hints(Settings)
+    return {name: hint.__doc__ for name, hint in hints.items() if is_dataclass(hint)}
+
+
 def _known(cls: Any, prefix: str) -> dict[str, Known]:
     found = {}
     hints = typing.get_type_hints(cls)
@@ -108,7 +114,7 @@ def build_section(cls: Any, tree: Any, prefix: str) -> Any:
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if name not in hints:
-            raise unknown_setting(key, prefix, list(hints))
+            raise unknown_setting(key, prefix)
         if is_dataclass(hints[name]):
             values[name] = build_section(hints[name], {} if value is None else value, f"{key}.")
         else:
@@ -116,12 +122,15 @@ def build_section(cls: Any, tree: Any, prefix: str) -> Any:
     return cls(**values)
 
 
-def unknown_setting(key: str, prefix: str, names: list[str]) -> SettingsError:
-    """Say that a key is unknown, what is allowed, and what it was perhaps meant to be."""
+def unknown_setting(key: str, prefix: str = "") -> SettingsError:
+    """Return the error that says that a key is unknown, and what it was perhaps meant to be.
+
+    It names all settings that begin with `prefix`, that of a section with its dot.
+    """
     everywhere = list(known_settings())
-    here = [prefix + name for name in names]
+    here = [k for k in everywhere if k.startswith(prefix)] if prefix else _at_the_top()
     last = key.rpartition(".")[2]
-    if key in everywhere and not prefix:  # the dotted key itself, at the top of a file
+    if key in everywhere:  # the dotted key itself, at the top of a file
         section, _, name = key.partition(".")
         return SettingsError(
             f"unknown setting {key!r}; in a file write {name!r} inside the section {section!r}"
@@ -130,6 +139,10 @@ def unknown_setting(key: str, prefix: str, names: list[str]) -> SettingsError:
     close = same_name or difflib.get_close_matches(key, here + everywhere, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return SettingsError(f"unknown setting {key!r}{hint} (allowed here: {', '.join(here)})")
+
+
+def _at_the_top() -> list[str]:
+    return [declared.name for declared in fields(Settings)]
 
 
 def _checked(value: Any, key: str) -> Any:
