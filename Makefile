@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run install test soak lint
+.PHONY: run install test soak lint reference
 
 run: install
 	$(VENV)/bin/fedmetanas run digits
@@ -31,3 +31,7 @@ test: lint
 # The long versions of the tests: less than 20 minutes.
 soak: install
 	timeout 1200 $(VENV)/bin/python -m pytest -m soak
+
+# The pages of the docs that are made from the code.
+reference: install
+	$(VENV)/bin/python -m fedmetanas.experiments.commands.reference

@@ -328,7 +328,7 @@ def test_a_folder_of_something_else_is_left_alone(
         (["search.node=3"], ["search.node", "search.nodes"]),
         (["seed=3"], ["--seeds"]),
         (["--reference", "fedav"], ["--reference", "'fedav'", "'fedavg'"]),
-        (["--reference", "random"], ["--reference", "'random'", "fednas-short"]),
+        (["--reference", "random"], ["--reference", "'random'", "fednas-brief-search"]),
         (["search.operations=[skip_connect]"], ["fedavg", "sep_conv_3x3"]),
         (["--variants", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["clients=500"], ["data.min_client_size"]),
@@ -344,7 +344,7 @@ def test_bad_input_is_one_line_before_anything_starts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    short = ["--strategies", "fedmetanas,fednas-short,fedavg", "--seeds", "0"]
+    short = ["--strategies", "fedmetanas,fednas-brief-search,fedavg", "--seeds", "0"]
 
     assert main(["compare", experiment, *short, *arguments]) == 2
 
@@ -396,18 +396,16 @@ def test_variants_are_what_they_say() -> None:
     variants = read_variants()
     base = tiny.settings_of("rounds=10")
     names = {
-        *("fedmetanas", "fedavg", "perfedavg", "fednas", "fednas-short"),
+        *("fedmetanas", "fedavg", "perfedavg", "fednas", "fednas-brief-search"),
         *("random", "random-1", "random-2", "random-3", "random-4"),
         *("no-meta-learning", "second-order", "no-noise", "gumbel", "gumbel-hard"),
         *("no-input-pruning", "no-operation-pruning"),
         *("inner-weights-only", "inner-alphas-only"),
-        *("fedmetanas-half", "fedavg-half", "perfedavg-half", "random-half", "random-half-1"),
-        *("fedmetanas-equal", "fedavg-equal", "random-equal", "fednas-long"),
-        *("fedmetanas-m4-half", "fedmetanas-m4-equal"),
-        *("fedmetanas-late-half", "fedmetanas-late-equal", "perfedavg-late-half"),
-        *("fedmetanas-late01-half", "fedmetanas-late01-equal"),
-        *("fedmetanas-late01-limit-half", "fedmetanas-late01-limit-equal"),
-        *("finalists-half", "finalists-equal", "no-meta-learning-10", "weight-free-limit"),
+        *("fedmetanas-half-time", "fedavg-half-time", "perfedavg-half-time"),
+        *("random-half-time", "random-half-time-1", "finalists-half-time"),
+        *("fedmetanas-equal-time", "fedavg-equal-time", "random-equal-time"),
+        *("finalists-equal-time", "fednas-double-time"),
+        *("no-meta-learning-more-steps", "one-weight-free-edge"),
     }
     assert set(variants) == names
     assert all(variant.about for variant in variants.values())
@@ -415,22 +413,14 @@ def test_variants_are_what_they_say() -> None:
     made = {name: v.of("digits", ["rounds=10"], 5) for name, v in variants.items()}
     assert {settings.seed for settings in made.values()} == {5}
     rounds = {name: settings.rounds for name, settings in made.items() if settings.rounds != 10}
-    by_the_clock = {name for name in names if name.partition("-half")[1] or "-equal" in name}
-    times = {name: 55 if "-equal" in name else 25 for name in by_the_clock}
-    times |= {"fednas": 20, "fednas-short": 20, "fednas-long": 40, "fedmetanas-m4-equal": 50}
+    times = {name: 55 if "-equal" in name else 25 for name in names if "-time" in name}
+    times |= {"fednas": 20, "fednas-brief-search": 20, "fednas-double-time": 40}
     assert rounds == times
-    batches = {name: s.client.episodes * (s.client.inner_steps + 1) for name, s in made.items()}
-    plain = load("mnist-short", []).client
-    for name in ("fedmetanas-m4-half", "fedmetanas-m4-equal", "no-meta-learning-10"):
-        assert batches[name] == plain.episodes * (plain.inner_steps + 1)
-    same_step = made["fedmetanas-late01-half"].client
-    assert same_step == replace(made["fedmetanas-half"].client, meta_start=0.667)
-    for name in ("fedmetanas-late01-limit-half", "fedmetanas-late01-limit-equal"):
-        assert made[name].client == same_step
-        assert made[name].search == made["weight-free-limit"].search
-    assert made["weight-free-limit"].search.weight_free_limit == 1
-    assert made["random-equal"].strategy == made["random-half"].strategy
-    longer, short = made["finalists-equal"], made["finalists-half"]
+    plain, more = load("mnist-short", []).client, made["no-meta-learning-more-steps"].client
+    assert (more.episodes, more.inner_steps) == (plain.episodes * (plain.inner_steps + 1), 0)
+    assert made["one-weight-free-edge"].search.weight_free_limit == 1
+    assert made["random-equal-time"].strategy == made["random-half-time"].strategy
+    longer, short = made["finalists-equal-time"], made["finalists-half-time"]
     assert replace(longer, rounds=25, strategy=short.strategy) == short
     assert short.strategy.options == {"parameters": 15000}
     assert longer.strategy.options == {"parameters": 15000, "search_share": 0.05}

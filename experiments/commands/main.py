@@ -90,7 +90,12 @@ def parsers() -> dict[str, Parser]:
     run = commands.add_parser("run", help="run an experiment")
     _add_experiment(run, nargs="?")
     place = run.add_mutually_exclusive_group()
-    place.add_argument("--out", default="", metavar="DIR", help="default: results/EXPERIMENT/TIME")
+    place.add_argument(
+        "--out",
+        default="",
+        metavar="DIR",
+        help="a new or empty folder for the results; default: results/EXPERIMENT/TIME",
+    )
     place.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
 
     compare = commands.add_parser("compare", help="run variants of an experiment side by side")
@@ -99,17 +104,28 @@ def parsers() -> dict[str, Parser]:
         "--strategies",
         default="fedmetanas,fednas,fedavg,perfedavg,random",
         metavar="NAME,...",
-        help="names of variants; default: %(default)s",
+        help="variants to run, see `fedmetanas list variants`; default: %(default)s",
     )
-    compare.add_argument("--seeds", default="0,1,2", metavar="N,...", help="default: %(default)s")
-    compare.add_argument("--variants", type=Path, metavar="FILE", help="variants of your own, YAML")
+    compare.add_argument(
+        "--seeds",
+        default="0,1,2",
+        metavar="N,...",
+        help="seeds with which each variant is run; default: %(default)s",
+    )
+    compare.add_argument(
+        "--variants", type=Path, metavar="FILE", help="a YAML file with variants of your own"
+    )
     compare.add_argument(
         "--reference",
         metavar="NAME",
-        help="what the others are set against; default: fednas, if it is among them",
+        help="variant that the others are set against; default: fednas, if it is among them",
     )
     compare.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: results/EXPERIMENT-comparison"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the comparison, new or to go on with; default: "
+        "results/EXPERIMENT-comparison",
     )
 
     evaluate = commands.add_parser("evaluate", help="test the network that a run has left")
@@ -124,11 +140,17 @@ def parsers() -> dict[str, Parser]:
         nargs="*",
         choices=BENCH_CASES,
         metavar="CASE",
-        help=f"out of {', '.join(BENCH_CASES)}; default: all",
+        help=f"what to measure, out of {', '.join(BENCH_CASES)}; default: all",
     )
-    bench.add_argument("--batch-size", type=_count, default=64, metavar="N", help="default: 64")
-    bench.add_argument("--repeats", type=_count, default=3, metavar="N", help="default: 3")
-    bench.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
+    bench.add_argument(
+        "--batch-size", type=_count, default=64, metavar="N", help="images of a batch; default: 64"
+    )
+    bench.add_argument(
+        "--repeats", type=_count, default=3, metavar="N", help="turns of both; default: 3"
+    )
+    bench.add_argument(
+        "--device", choices=DEVICES, default="cpu", help="where to compute; default: cpu"
+    )
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     settings = commands.add_parser("settings", help="say what can be set, and what it means")
@@ -150,9 +172,17 @@ def _add_experiment(command: argparse.ArgumentParser, **options: Any) -> None:
     words = f"a YAML file, or one of {names}"
     command.add_argument("experiment", metavar="EXPERIMENT", help=words, **options)
     command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings, such as search.nodes=3"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings, such as search.nodes=3; see `fedmetanas settings`",
     )
-    command.add_argument("--engine", choices=ENGINES, default="ray", help="default: ray")
+    command.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="ray",
+        help="clients in processes side by side (ray) or all in this one (inline); default: ray",
+    )
 
 
 def _count(text: str) -> int:

@@ -70,11 +70,11 @@ def known_settings() -> dict[str, Known]:
 def known_sections() -> dict[str, str]:
     """Return what each section of the settings is about, by its name."""
     hints = typing.get_type_hints(Settings)
-    return {name: hint.__doc__ for name, hint in hints.items() if is_dataclass(hint)}
+    return {name: hint.__doc__ or "" for name, hint in hints.items() if is_dataclass(hint)}
 
 
 def _known(cls: Any, prefix: str) -> dict[str, Known]:
-    found = {}
+    found: dict[str, Known] = {}
     hints = typing.get_type_hints(cls)
     for declared in fields(cls):
         hint, key = hints[declared.name], prefix + declared.name
@@ -238,6 +238,6 @@ def kind_of(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it: in Python's notation, and not too long."""
-    text = repr(value)
+    """Return a value as a message shows it: a text in quotes, and not too long."""
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
