@@ -25,6 +25,7 @@ from fedmetanas.experiments.report.tables import (
     Column,
     Row,
     Spread,
+    to_console,
     to_csv,
     to_json,
     to_markdown,
@@ -539,6 +540,74 @@ def test_what_is_not_there_is_left_empty(rows: list[Row]) -> None:
     column = Column("x", "x", "a.b", unit=2.0)
     assert column.value({"a": {"b": 3}}) == 1.5
     assert column.value({"a": 1}) is None
+
+
+def row_of(folder: Path, name: str, *summaries: dict[str, Any]) -> Row:
+    """Return a variant whose runs have left some summaries, those without one being missing."""
+    folders = {seed: folder / name / str(seed) for seed in range(len(summaries))}
+    for seed, summary in enumerate(summaries):
+        folders[seed].mkdir(parents=True)
+        if summary:
+            whole = {"rounds": 3, **summary}
+            (folders[seed] / "summary.json").write_text(json.dumps(whole))
+    return Row(name, "", folders)
+
+
+def summary_of(accuracy: float, adapted: float, seconds: float, parameters: int) -> dict[str, Any]:
+    return {
+        "test_accuracy": accuracy,
+        "client_accuracy_after": {"mean": adapted, "worst_tenth": 0.0},
+        "algorithm_seconds": {"total": seconds},
+        "parameters": parameters,
+    }
+
+
+def test_the_console_gets_the_columns_that_matter(tmp_path: Path) -> None:
+    first, second = summary_of(0.5, 0.75, 9.0, 1000), summary_of(0.6, 0.75, 11.0, 3000)
+    rows = [
+        row_of(tmp_path, "fedmetanas", first, second),
+        row_of(tmp_path, "fednas", summary_of(0.25, 0.5, 12345.6, 1_234_567), {}),
+        row_of(tmp_path, "none", {}, {}),
+    ]
+
+    # Deviations: 0.1 and 2 over the root of two.
+    assert to_console(rows)[:-1] == [
+        "                           test      adapted",
+        "variant       runs     accuracy     accuracy   seconds  parameters",
+        "fedmetanas       2  0.550±0.071  0.750±0.000  10.0±1.4       2,000",
+        "fednas      1 of 2        0.250        0.500    12,346   1,234,567",
+        "none        0 of 2            -            -         -           -",
+    ]
+
+
+@pytest.mark.parametrize("name", ["no-meta-learning-more-steps", "n" * 79])
+def test_no_line_of_the_console_is_longer_than_80_characters(name: str, tmp_path: Path) -> None:
+    large = summary_of(0.123456, 0.99999, 123_456.7, 12_345_678)
+    larger = summary_of(0.923456, 0.09999, 987_654.3, 12_345_678)
+    rows = [row_of(tmp_path, one, large, larger) for one in ("fednas", name)]
+
+    lines = to_console(rows)
+
+    assert max(map(len, lines)) <= 80
+    (row,) = [line for line in lines if line.startswith(name)]
+    below = lines[lines.index(row) + 1]
+    assert (row if " " in row else below).split()[-1] == "12,345,678"
+
+
+def test_a_comparison_prints_the_table_and_names_the_file_with_the_rest(
+    copied: Path, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compared(experiment, copied, "--strategies", "fedmetanas,fednas") == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index(f"all columns: {copied.absolute()}/table.md")
+    assert [line.split()[0] for line in lines[at - 4 : at - 1]] == [
+        "variant",
+        "fedmetanas",
+        "fednas",
+    ]
+    assert max(map(len, lines[at - 5 : at])) <= 80
+    assert (copied / "table.md").read_text().splitlines()[0].count("|") == len(COLUMNS) + 3
 
 
 def test_a_variant_of_which_every_run_failed_has_a_row(tmp_path: Path) -> None:

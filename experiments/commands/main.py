@@ -58,26 +58,26 @@ class Parser(argparse.ArgumentParser):
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line; ``key=value`` may stand before and behind options."""
-    commands = parsers()
+    parser, commands = parsers()
     if arguments and arguments[0][:1] != "-" and arguments[0] not in commands:
         raise SettingsError(
             f"unknown command {arguments[0]!r}{nearest(arguments[0], commands)} "
-            f"(commands are {', '.join(name for name in commands if name)})"
+            f"(commands are {', '.join(commands)})"
         )
-    options, rest = commands[""].parse_known_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
     settings = hasattr(options, "overrides")
     unknown = [word for word in rest if word[:1] == "-" or "=" not in word or not settings]
     if unknown:
-        parser = commands[options.command]
-        hint = nearest(unknown[0].partition("=")[0], parser._option_string_actions)
-        parser.error(f"unknown argument {unknown[0]!r}{hint}")
+        chosen = commands[options.command]
+        hint = nearest(unknown[0].partition("=")[0], chosen._option_string_actions)
+        chosen.error(f"unknown argument {unknown[0]!r}{hint}")
     if settings:
         options.overrides += rest
     return options
 
 
-def parsers() -> dict[str, Parser]:
-    """Return the parser of every command by its name, that of the command line by none."""
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of the command line, and that of every command by its name."""
     parser = Parser(
         prog="fedmetanas",
         description="Find a network, with its weights, for images that stay with their owners.",
@@ -163,7 +163,7 @@ def parsers() -> dict[str, Parser]:
     listing.add_argument(
         "folder", nargs="?", type=Path, metavar="DIR", help="where runs are; default: results"
     )
-    return {"": parser, **commands.choices}
+    return parser, commands.choices
 
 
 def _add_experiment(command: argparse.ArgumentParser, **options: Any) -> None:

@@ -30,9 +30,9 @@ def cli() -> str:
         "",
         "`--help` behind a command says the same as this page, `--version` which version this is.",
     ]
-    whole, *commands = parsers().items()
-    about = dict(_help_of_commands(whole[1]))
-    for name, parser in commands:
+    whole, commands = parsers()
+    about = dict(_help_of_commands(whole))
+    for name, parser in commands.items():
         lines += ["", f"## {name}", "", f"{_sentence(about[name])}", ""]
         lines += ["| argument | meaning |", "|---|---|"]
         lines += [f"| {words} | {meaning} |" for words, meaning in _arguments(parser)]
