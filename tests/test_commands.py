@@ -109,6 +109,7 @@ for arguments in {AT_ONCE}:
         (["evaluate", "x", "more"], ["unknown argument 'more'", "evaluate --help"]),
         (["draw", "x", "rounds=3"], ["unknown argument 'rounds=3'", "draw --help"]),
         (["run", "digits", "--engine", "rai"], ["--engine", "'rai'", "'inline', 'ray'"]),
+        (["compare", "digits", "--s=\x1b[31m\n"], ["ambiguous option", "--seeds"]),
         (["run", "--out", "x", "--resume", "y"], ["--resume", "not allowed with"]),
         (["bench", "--repeats", "0"], ["--repeats", "at least 1", "'0'"]),
         (["run", "\x1b[31m"], ["unknown experiment"]),

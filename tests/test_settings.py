@@ -276,7 +276,10 @@ def test_a_text_in_quotes_stays_a_text(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["2026-11-30", "1:30", "0x10", "no", "<<", "="])
 def test_a_text_in_a_file_is_no_day_no_number_and_no_switch(text: str) -> None:
-    assert from_yaml(f"data: {{root: {text}}}").data.root == text
+    settings = from_yaml(f"data: {{root: {text}}}")
+
+    assert settings.data.root == text
+    assert from_yaml(settings.to_yaml()) == settings
 
 
 def test_a_tilde_in_a_file_is_yamls_null() -> None:

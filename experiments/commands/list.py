@@ -90,7 +90,6 @@ def _runs(folder: Path | None) -> int:
     for place, inner, files in os.walk(folder):
         inner.sort()
         if SETTINGS in files:
-            inner.clear()
             found.append(_run(Path(place)))
     say(*(aligned([RUNS, *found]) if found else [f"no runs in {folder}"]))
     return 0
