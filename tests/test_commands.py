@@ -163,7 +163,7 @@ def test_settings_names_each_with_its_meaning_its_default_and_its_range(
     assert said(capsys, "settings", "search.nodes") in text
     assert said(capsys, "settings", "search.nodes").splitlines() == [
         "search.nodes=2",
-        "    Nodes of a cell; each has two inputs in the end.",
+        "    Nodes of a cell. Each has two inputs in the network found.",
         "    Allowed: a whole number, from 1 to 30.",
     ]
     assert said(capsys, "settings", "engine") in text

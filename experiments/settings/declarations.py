@@ -41,10 +41,12 @@ class DataSettings:
     image_size: int | None = setting(
         None,
         between(8, 4096),
-        about="Side, in pixels, to which imagefolder resizes all images. Null: no resizing.",
+        about="Side in pixels to which imagefolder resizes all images. Null: as they are.",
     )
     train_images: int | None = setting(
-        None, at_least(1), about="So many training images are drawn and used. Null: all of them."
+        None,
+        at_least(1),
+        about="Number of training images that are drawn and used. Null: all of them.",
     )
     partition: str = setting(
         "dirichlet",
@@ -65,7 +67,7 @@ class DataSettings:
     augment: str = setting(
         "none",
         one_of(("none", "shift", "shift-flip")),
-        about="Random changes of training images: none, shifts, or shifts and mirror images.",
+        about="Random changes of training images: none, shifts, or shifts and mirroring.",
     )
     support: float = setting(
         0.3, inside(0, 1), about="Share of a client's images for the inner loop (adaptation)."
@@ -84,9 +86,11 @@ class SearchSettings:
     channels: int = setting(
         8, between(1, LARGEST["channels"]), about="Channels of the first cells of the network."
     )
-    layers: int = setting(3, between(1, LARGEST["layers"]), about="Number of cells, in a row.")
+    layers: int = setting(
+        3, between(1, LARGEST["layers"]), about="Number of cells, one behind the other."
+    )
     nodes: int = setting(
-        2, between(1, 30), about="Nodes of a cell; each has two inputs in the end."
+        2, between(1, 30), about="Nodes of a cell. Each has two inputs in the network found."
     )
     operations: tuple[str, ...] = setting(
         DEFAULT_OPERATIONS, some_of(OPERATION_NAMES), about="Candidate operations of every edge."
@@ -94,28 +98,32 @@ class SearchSettings:
     norm: str = setting(
         "group",
         one_of(("batch", "group")),
-        about="Normalisation by the statistics of the batch, or of channel groups of each image.",
+        about="Normalisation over the batch, or over groups of channels in each image.",
     )
     relaxation: str = setting(
-        "gumbel", one_of(RELAXATIONS), about="How candidates are weighed while the search goes on."
+        "gumbel",
+        one_of(RELAXATIONS),
+        about="How the candidates of an edge are mixed during the search.",
     )
     tau_schedule: str = setting(
         "exponential",
         one_of(("exponential", "linear", "constant")),
         about="How the temperature tau falls; constant leaves it at tau_start.",
     )
-    tau_start: float = setting(1.0, above(0), about="Temperature in the first round.")
+    tau_start: float = setting(
+        1.0, above(0), about="Temperature of the relaxation in the first round."
+    )
     tau_end: float = setting(0.01, above(0), about="Temperature from round tau_rounds on.")
     tau_rounds: int = setting(15, at_least(1), about="Round in which tau has reached tau_end.")
     operation_threshold: float = setting(
         0.05,
         from_up_to(0, 1),
-        about="An operation of less probability is pruned. 0: none is before the end.",
+        about="Operations of less probability are pruned. 0: none before the end.",
     )
     pair_threshold: float = setting(
         0.05,
         from_up_to(0, 1),
-        about="A pair of inputs of less probability is pruned. 0: none is before the end.",
+        about="Pairs of inputs of less probability are pruned. 0: none before the end.",
     )
     weight_free_limit: int | None = setting(
         None, at_least(0), about="Edges of a cell that may have no convolution. Null: all of them."
@@ -157,9 +165,11 @@ class ClientSettings:
         "cosine", one_of(("cosine", "constant")), about="How outer_lr falls over the rounds."
     )
     momentum: float = setting(0.9, between(0, 0.999), about="Momentum of weights in outer steps.")
-    weight_decay: float = setting(3e-4, at_least(0), about="Decay of weights in outer steps.")
+    weight_decay: float = setting(3e-4, at_least(0), about="Weight decay in outer steps.")
     clip: float = setting(
-        5.0, above(0), about="Greatest norm of the gradient of the weights; longer ones are cut."
+        5.0,
+        above(0),
+        about="Greatest norm of the gradient of the weights; a longer one is scaled down.",
     )
     second_order: bool = setting(
         False, about="Whether outer gradients go through the inner steps: exact, but costly."
@@ -167,10 +177,12 @@ class ClientSettings:
     outer_loss: str = setting(
         "query",
         one_of(("query", "all")),
-        about="Losses that count in an outer step: of the query batch, or of support batches, too.",
+        about="Losses of an outer step: of the query batch alone, or of all batches.",
     )
     adapt_steps: int = setting(
-        5, at_least(0), about="Steps by which a client adapts before adapted accuracy is measured."
+        5,
+        at_least(0),
+        about="Steps in which a client adapts before its adapted accuracy is measured.",
     )
 
 
@@ -199,12 +211,14 @@ class EngineSettings:
     """Where it runs. On a CPU this does not change the result."""
 
     workers: int | None = setting(
-        None, at_least(1), about="Processes that clients share. Null: as many as there are cores."
+        None,
+        at_least(1),
+        about="Worker processes that clients share. Null: as many as there are cores.",
     )
     device: str = setting(
         "cpu",
         Rule(lambda device: device in DEVICES, " or ".join(DEVICES), complete=True),
-        about="Where networks are computed: on the processor, or on an NVIDIA GPU.",
+        about="Where to compute: on the processor (cpu) or on an NVIDIA GPU (cuda).",
     )
     min_nodes: int = setting(
         1, at_least(1), about="Nodes that must be connected before the first round starts."
@@ -221,7 +235,7 @@ class CheckpointSettings:
     every: int = setting(
         1, at_least(0), about="Rounds from one checkpoint to the next. 0: there are none."
     )
-    keep: int = setting(2, at_least(1), about="Number of checkpoints that are kept, the newest.")
+    keep: int = setting(2, at_least(1), about="Number of checkpoints that are kept: the newest.")
 
 
 @dataclass(frozen=True)
@@ -234,10 +248,14 @@ class Settings:
     3
     """
 
-    name: str = setting("experiment", NAME, about="Name of the experiment; by default its file's.")
-    seed: int = setting(0, at_least(0), about="Where all random draws start.")
+    name: str = setting(
+        "experiment", NAME, about="Name of the experiment; by default that of its file."
+    )
+    seed: int = setting(
+        0, at_least(0), about="Start of all random draws: the same seed gives the same result."
+    )
     rounds: int = setting(
-        30, at_least(1), about="Number of rounds: clients train, the server averages."
+        30, at_least(1), about="Number of rounds. In each, clients train and the server averages."
     )
     clients: int = setting(10, at_least(1), about="Number of clients that train.")
     clients_per_round: int | None = setting(
@@ -246,10 +264,12 @@ class Settings:
     min_replies: int | None = setting(
         None,
         at_least(1),
-        about="Replies that a round needs. Null: from half of those that take part.",
+        about="Good replies that a round needs. Null: half of the clients that take part.",
     )
     held_out_clients: int = setting(
-        2, at_least(0), about="Further clients, never trained on, to measure what strangers gain."
+        2,
+        at_least(0),
+        about="Further clients, never trained on: they show what a new client gains.",
     )
     data: DataSettings = field(default_factory=DataSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
