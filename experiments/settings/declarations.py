@@ -5,12 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fedmetanas.experiments.data.registry import DATASETS
-from fedmetanas.search_space.names import (
-    DEFAULT_OPERATIONS,
-    LARGEST,
-    OPERATION_NAMES,
-    RELAXATIONS,
-)
+from fedmetanas.search_space.names import DEFAULT_OPERATIONS, LARGEST, OPERATION_NAMES, RELAXATIONS
 
 from .rules import Rule, above, at_least, between, from_up_to, inside, one_of, setting, some_of
 from .yaml_text import write_yaml
