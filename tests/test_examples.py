@@ -153,7 +153,8 @@ def test_its_rounds_are_those_of_the_real_search(
             name: of.tolist() for name, of in mask.items()
         }
         for name, tensor in expected.items():
-            torch.testing.assert_close(theta[name], tensor, rtol=0, atol=1e-9, msg=name)
+            furthest = float((theta[name] - tensor).abs().max())
+            assert furthest < 1e-9, f"{name}: {furthest}"  # rounding gives some 1e-14
         operations, pairs = mask.counts()
         if now.number in prunes_in:
             assert operations < before.counts()[0]
