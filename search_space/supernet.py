@@ -24,7 +24,8 @@ from fedmetanas.search_space.execution.terms import Factors, Terms
 from fedmetanas.search_space.kernels.sums import Sum
 
 from .alphas import Mask, Topology
-from .operations import OPERATIONS, RELU, FactorizedReduce, ReLUConvNorm, conv, make_norm
+from .modules import RELU, FactorizedReduce, ReLUConvNorm, conv, make_norm
+from .operations import OPERATIONS
 from .relaxation import Coefficients
 
 #: Names and values of the weights of a network.
@@ -51,7 +52,7 @@ class NetworkShape:
     topology : Topology
         Nodes and candidate operations of a cell.
     norm : {"batch", "group"}
-        Normalisation, see :func:`fedmetanas.search_space.operations.make_norm`.
+        Normalisation, see :func:`fedmetanas.search_space.modules.make_norm`.
     """
 
     in_channels: int

@@ -17,10 +17,11 @@ from helpers import (
 
 from fedmetanas.benchmarks.plain import plain_logits
 from fedmetanas.client.learner import Episode, InnerRates, Loss, Parameters, meta_gradient
-from fedmetanas.search_space import operations
+from fedmetanas.search_space import modules, operations
 from fedmetanas.search_space.alphas import Alphas, Mask, Noise, Topology
 from fedmetanas.search_space.genotype import Genotype, load_weights
-from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, OPERATIONS, make_norm, register
+from fedmetanas.search_space.modules import make_norm
+from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, OPERATIONS, register
 from fedmetanas.search_space.prediction import Relaxed, loss_and_accuracy
 from fedmetanas.search_space.relaxation import RELAXATIONS, relax
 from fedmetanas.search_space.supernet import (
@@ -227,7 +228,7 @@ def test_reductions_are_at_one_and_two_thirds() -> None:
 
 
 def test_the_operation_of_the_readme_can_be_searched() -> None:
-    exec(readme_example('@register("conv_3x3")'), vars(operations).copy())
+    exec(readme_example('@register("conv_3x3")'), {**vars(modules), **vars(operations)})
     try:
         shape = make_shape(operations=("skip_connect", "conv_3x3"))
         network, theta = random_parameters(shape, 0, SINGLE)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedmetanas.search_space.kernels.pointwise import Product
 from fedmetanas.search_space.kernels.subsampling import Subsampling
 from fedmetanas.search_space.kernels.sums import Scaled
-from fedmetanas.search_space.operations import RELU, PointwiseConvNorm, Scalable
+from fedmetanas.search_space.modules import RELU, PointwiseConvNorm, Scalable
 
 
 class Source:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmetanas.search_space.kernels.sums import Sum, spread
-from fedmetanas.search_space.operations import RELU, SeparableConv
+from fedmetanas.search_space.modules import RELU, SeparableConv
 
 from .bundles import bundle, is_small, kind
 from .steps import Source, Step
