@@ -16,7 +16,8 @@ from helpers import (
 )
 
 from fedmetanas.benchmarks.plain import plain_logits
-from fedmetanas.client.learner import Episode, InnerRates, Loss, Parameters, meta_gradient
+from fedmetanas.client.learner import Episode, LearnerSettings, Loss, meta_gradient
+from fedmetanas.client.parameters import Parameters
 from fedmetanas.search_space import modules, operations
 from fedmetanas.search_space.alphas import Alphas, Mask, Noise, Topology
 from fedmetanas.search_space.genotype import Genotype, load_weights
@@ -117,7 +118,8 @@ def test_the_meta_gradient_is_that_of_the_plain_supernet(
             for batch in batches
         ]
         episode = Episode(losses[:1], losses[1])
-        return meta_gradient(theta, episode, InnerRates(0.3, 0.2), 1e9, second_order)[1].tensors()
+        settings = LearnerSettings(0.3, 0.2, 1e9, second_order)
+        return meta_gradient(theta, episode, settings)[1].tensors()
 
     torch.testing.assert_close(gradient(fast), gradient(plain))
 
