@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedmetanas.search_space.execution.steps import Source, Step, channels_last
-from fedmetanas.search_space.execution.terms import Factors, Terms
+from fedmetanas.search_space.execution.terms import Factors, Place, Terms
 from fedmetanas.search_space.kernels.sums import Sum
 
 from .alphas import Mask, Topology
@@ -92,7 +92,8 @@ class Cell(nn.Module):
         )
         self.second = ReLUConvNorm(inputs[1], channels, shape.norm)
         self.edges = nn.ModuleDict()
-        operations, ends = {}, {}
+        operations: dict[Place, nn.Module] = {}
+        ends: dict[Place, int] = {}
         for edge, names in alive.items():
             node, predecessor = self.topology.edges[edge]
             stride = 2 if cell_type == "reduce" and predecessor < 2 else 1
@@ -112,9 +113,11 @@ class Cell(nn.Module):
     ) -> Tensor:
         """Compute the output (B, N * channels, H', W') from those of the two cells before.
 
-        Each state x_j is complete when its turn comes, and its terms are added to the sums of the
-        nodes behind it: see :class:`~fedmetanas.search_space.execution.terms.Terms`. The same sum
-        term by term is :func:`fedmetanas.benchmarks.plain.plain_logits`.
+            x_j = sum_i u_ij sum_o z_o o(x_i)
+
+        Once a state is complete, its terms are added to the sums of the nodes behind it:
+        :class:`fedmetanas.search_space.execution.terms.Terms` computes them together. The same
+        sum term by term is :func:`fedmetanas.benchmarks.plain.plain_logits`.
         """
         factors = Factors(coefficients, self.columns, self.channels)
         sums = [Sum() for _ in self.topology.leaving]
