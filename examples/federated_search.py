@@ -110,7 +110,7 @@ def search(theta: Named, now: Round, rounds: Rounds) -> Iterator[tuple[Named, Ro
     """Yield theta, and the mask and temperature that belong to it, after every round."""
     own = now.settings.search
     for number, clients in enumerate(rounds, start=1):
-        done = min(1.0, (number - 1) / max(1, own.tau_rounds - 1))
+        done = min(1.0, (number - 1) / max(1, own.tau_rounds - 1))  # of the way down to tau_end
         now = now._replace(number=number, tau=own.tau_start ** (1 - done) * own.tau_end**done)
         replies = [(n, client_round(theta, now, episodes)) for n, episodes in clients]
         total = sum(n for n, _ in replies)  # w <- sum n_k w_k / sum n_k, and a likewise
