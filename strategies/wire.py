@@ -13,6 +13,7 @@ What else it may hold has a default:
 ``phase-round``   the round within the phase, from 1; default: the server round
 ``phase-rounds``  how many rounds the phase has; default: all
 ``support-share`` lambda of ``milenas``; default: 1
+``proximal-mu``   mu of FedProx, >= 0, which holds back the weights; default: 0
 ================  ============================================================
 
 A query asks for the losses of some networks: ``finalists`` says of how many, and
@@ -41,6 +42,22 @@ ALPHAS = "alphas/"
 MASK = "mask/"
 FINALISTS = "finalists"
 LOSSES = "losses"
+PROXIMAL_MU = "proximal-mu"
+
+#: The settings that clients know in a message to train or to evaluate, but for those of a mask,
+#: whose keys begin with :data:`MASK`.
+CONFIG_KEYS = (
+    "server-round",
+    "partition-id",
+    "tau",
+    "learner",
+    "relaxation",
+    "phase",
+    "phase-round",
+    "phase-rounds",
+    "support-share",
+    PROXIMAL_MU,
+)
 
 
 def to_arrays(weights: Weights, alphas: Alphas) -> dict[str, AnyArray]:
