@@ -142,7 +142,7 @@ def test_help_has_examples_that_can_be_parsed(capsys: pytest.CaptureFixture[str]
     examples = [line for line in text.splitlines() if line.startswith("  fedmetanas ")]
     assert len(examples) > 3
     for line in examples:
-        command_line._parse(line.strip().partition("   ")[0].split()[1:])
+        command_line._parse(line.strip().partition("#")[0].split()[1:])
 
 
 def test_the_engines_are_those_there_are() -> None:

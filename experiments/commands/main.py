@@ -21,12 +21,12 @@ LISTS = ("experiments", "strategies", "variants", "operations", "datasets", "run
 
 EXAMPLES = """\
 examples:
-  fedmetanas run digits                           search, train and test a network
-  fedmetanas run digits rounds=5 search.nodes=3   the same with other settings
-  fedmetanas run --resume results/digits/TIME     go on after an interruption
-  fedmetanas compare digits --seeds 0,1           set methods side by side
-  fedmetanas list experiments                     what can be run
-  fedmetanas settings search                      what can be set in a section
+  fedmetanas run digits                           # search, train and test a network
+  fedmetanas run digits rounds=5 search.nodes=3   # the same with other settings
+  fedmetanas run --resume results/digits/TIME     # go on after an interruption
+  fedmetanas compare digits --seeds 0,1           # set methods side by side
+  fedmetanas list experiments                     # what can be run
+  fedmetanas settings search                      # what can be set in a section
 """
 
 
