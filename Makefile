@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run install test soak lint
+.PHONY: run install test soak lint docs
 
 run: install
 	$(VENV)/bin/fedmetanas run digits
@@ -31,3 +31,11 @@ test: lint
 # The long versions of the tests: less than 20 minutes.
 soak: install
 	timeout 1200 $(VENV)/bin/python -m pytest -m soak
+
+# The site, in build/site, out of docs/ and of the docstrings in the wheel, unpacked as for `lint`.
+docs: install
+	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
+	rm -rf build/wheel
+	$(VENV)/bin/python -m hatchling build --target wheel --directory build/wheel >/dev/null
+	cd build/wheel && unzip -q *.whl
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
