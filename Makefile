@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run install test soak lint docs
+.PHONY: run install test soak lint wheel docs
 
 run: install
 	$(VENV)/bin/fedmetanas run digits
@@ -16,14 +16,17 @@ $(INSTALLED): pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# Types are read over the wheel, unpacked: tools that read cannot follow a package whose folders lie
-# beside it.
-lint: install
+lint: wheel
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	cd build/wheel && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml
+
+# Types and docstrings are read over the wheel, unpacked: tools that read cannot follow a package
+# whose folders lie beside it.
+wheel: install
 	rm -rf build/wheel
 	$(VENV)/bin/python -m hatchling build --target wheel --directory build/wheel >/dev/null
-	cd build/wheel && unzip -q *.whl && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml
+	cd build/wheel && unzip -q *.whl
 
 test: lint
 	$(VENV)/bin/python -m pytest
@@ -32,10 +35,7 @@ test: lint
 soak: install
 	timeout 1200 $(VENV)/bin/python -m pytest -m soak
 
-# The site, in build/site, out of docs/ and of the docstrings in the wheel, unpacked as for `lint`.
-docs: install
+# The site, in build/site.
+docs: wheel
 	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
-	rm -rf build/wheel
-	$(VENV)/bin/python -m hatchling build --target wheel --directory build/wheel >/dev/null
-	cd build/wheel && unzip -q *.whl
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
