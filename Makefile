@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run install test soak lint wheel docs
+.PHONY: run install test soak lint
 
 run: install
 	$(VENV)/bin/fedmetanas run digits
@@ -16,6 +16,8 @@ $(INSTALLED): pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+.PHONY: wheel docs
+
 lint: wheel
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -28,14 +30,14 @@ wheel: install
 	$(VENV)/bin/python -m hatchling build --target wheel --directory build/wheel >/dev/null
 	cd build/wheel && unzip -q *.whl
 
+# The site, in build/site.
+docs: wheel
+	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 test: lint
 	$(VENV)/bin/python -m pytest
 
 # The long versions of the tests: less than 20 minutes.
 soak: install
 	timeout 1200 $(VENV)/bin/python -m pytest -m soak
-
-# The site, in build/site.
-docs: wheel
-	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
