@@ -8,7 +8,18 @@ Reading settings imports neither PyTorch nor Flower nor NumPy.
 """
 
 from .checking import known_sections, known_settings, unknown_setting
-from .declarations import DEVICES, NAME, Settings
+from .declarations import (
+    DEVICES,
+    NAME,
+    CheckpointSettings,
+    ClientSettings,
+    DataSettings,
+    EngineSettings,
+    EvaluationSettings,
+    SearchSettings,
+    Settings,
+    StrategySettings,
+)
 from .reading import FOLDER, check_overrides, experiments, from_run_config, from_yaml, load
 from .rules import nearest
 from .yaml_text import MAX_YAML_BYTES, read_text, read_yaml
@@ -18,7 +29,14 @@ __all__ = [
     "FOLDER",
     "MAX_YAML_BYTES",
     "NAME",
+    "CheckpointSettings",
+    "ClientSettings",
+    "DataSettings",
+    "EngineSettings",
+    "EvaluationSettings",
+    "SearchSettings",
     "Settings",
+    "StrategySettings",
     "check_overrides",
     "experiments",
     "from_run_config",
