@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import readme_example
+from helpers import documented_example
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -229,8 +229,8 @@ def test_a_run_whose_server_raises_fails_and_shows_why(
     assert "ZeroDivisionError: broken on purpose" in done.stderr
 
 
-def test_the_strategy_of_the_readme_runs(environment: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "my_strategies.py").write_text(readme_example("class LatePruning"))
+def test_the_documented_strategy_runs(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "my_strategies.py").write_text(documented_example("class LatePruning"))
     environment = {**environment, "PYTHONPATH": str(tmp_path)}
     arguments = ["run", "digits", *TINY.split(), "search.warmup_rounds=0", "--engine", "inline"]
     name = "strategy.name=my_strategies:LatePruning"
