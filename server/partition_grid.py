@@ -15,13 +15,13 @@ from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 from google.protobuf.message import DecodeError
 
 from fedmetanas.errors import RunError
 from fedmetanas.experiments.console import say
 from fedmetanas.experiments.randomness import rng
 from fedmetanas.strategies import wire
+from fedmetanas.strategies.flower import Run
 
 from .replies import BadReplyError, Expected, LeftOut, brief, checked
 

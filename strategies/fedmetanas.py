@@ -25,6 +25,7 @@ from fedmetanas.search_space.supernet import NetworkShape, alive_names
 
 from . import wire
 from .aggregation import RULES, AnyArray, aggregate
+from .flower import valid_replies
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class FedMetaNAS(FedAvg):
 
         The replies are taken in the order given, which decides the last bit of a sum.
         """
-        valid, _ = self._check_and_log_replies(replies, is_train=True)
+        valid = valid_replies(self, replies)
         if not valid:
             return None, None
         contents = [reply.content for reply in valid]
