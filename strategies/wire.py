@@ -60,6 +60,14 @@ CONFIG_KEYS = (
     PROXIMAL_MU,
 )
 
+#: What clients measure when they train, and a strategy may weight their replies by.
+MEASURES = ("num-examples", "loss", "accuracy", "seconds")
+
+
+def is_known(key: str) -> bool:
+    """Return whether clients know a setting in a message to train or to evaluate."""
+    return key in CONFIG_KEYS or key.startswith(MASK)
+
 
 def to_arrays(weights: Weights, alphas: Alphas) -> dict[str, AnyArray]:
     """Return the NumPy arrays of a message by key; on the CPU they share the tensors' memory."""
