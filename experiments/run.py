@@ -15,13 +15,12 @@ from fedmetanas.experiments.engines.ray import check_temporary_folder
 from fedmetanas.experiments.files import expanded
 from fedmetanas.experiments.results import run_folder
 from fedmetanas.experiments.results.checkpoint import resumable
-from fedmetanas.strategies.registry import make_strategy
-from fedmetanas.strategies.state import StateError, state_of
 
 from .console import say
 from .engines import ENGINES
 from .experiment import Experiment, open_experiment
 from .settings import Settings
+from .trial import try_strategy
 
 #: What a person can set right; the message is the one line to show.
 USER_ERRORS = (
@@ -45,15 +44,7 @@ def check(settings: Settings, engine: str) -> Experiment:
     if engine == "ray":
         check_temporary_folder()
     experiment = open_experiment(settings)
-    name = settings.strategy.name
-    strategy = make_strategy(name, settings.strategy.options, experiment.plan)
-    if settings.checkpoint.every:
-        try:
-            state_of(strategy)
-        except StateError as error:
-            raise StrategyError(
-                f"strategy.name: {name}: {error}; checkpoint.every=0 runs without any"
-            ) from None
+    try_strategy(experiment)
     return experiment
 
 

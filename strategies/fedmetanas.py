@@ -102,14 +102,18 @@ class FedMetaNAS(FedAvg):
     ) -> Iterable[Message]:
         """Send every node what is alive, and the settings of the round.
 
-        Once the mask is one-hot the alphas do nothing and do not change: they stay here.
+        Once the mask is one-hot the alphas do nothing and do not change: they stay here. What is
+        not sent is also taken out of `arrays`: a wrapper that compares replies with the record it
+        was given then compares like with like.
         """
         config.update(self.round_config(server_round))
         sent, self.kept = self._alive(arrays), {}
         if self.mask.is_one_hot(self.plan.shape.topology):
             sent, alphas = wire.split(sent)
             self.kept = wire.from_record(wire.select(arrays, alphas))
-        return super().configure_train(server_round, wire.select(arrays, sent), config, grid)
+        for key in arrays.keys() - set(sent):
+            del arrays[key]
+        return super().configure_train(server_round, arrays, config, grid)
 
     def round_config(self, server_round: int) -> dict[str, Any]:
         """Return what every node is told; also used to evaluate.

@@ -122,7 +122,7 @@ def make_strategy(
             inner = value.get("options", {})
             given[key] = make_strategy(value["name"], inner, plan, f"{place}.options.{key}")
     try:
-        strategy = cls(plan=plan, **given) if "plan" in parameters else cls(**given)
+        strategy = cls(**({"plan": plan} if "plan" in parameters else {}), **given)
     except (TypeError, ValueError) as error:
         raise StrategyError(f"{place}.options: {name}: {error}") from None
     for one in strategies_in(strategy).values():

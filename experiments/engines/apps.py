@@ -2,12 +2,14 @@
 
 import importlib
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 
+from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.experiment import SIMULATED
 
 SERVER_APP = "fedmetanas.server.app:app"
@@ -53,9 +55,28 @@ def context_of(run_config: RunConfig) -> Context:
     )
 
 
-def quieten_flower() -> None:
-    """Leave the terminal to the progress bar: Flower says several lines a round.
+class Warnings(logging.Handler):
+    """Say what Flower, or a strategy in its name, warns of: each thing once.
 
-    Its errors are left out, too: the server says them once, and an exception says itself.
+    Its errors are left out, and what concerns Ray's workers: the server says them once, and an
+    exception says itself.
     """
-    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it, if it is new."""
+        words = one_line(record.getMessage())
+        of_workers = record.module in ("ray_actor", "vce_api")
+        if record.levelno == logging.WARNING and not of_workers and words not in self.said:
+            self.said.add(words)
+            say(f"warning: {words}", stream=sys.stderr)
+
+
+def quieten_flower() -> None:
+    """Leave the terminal to the progress bar: of several lines a round, show the warnings alone."""
+    flower = logging.getLogger("flwr")
+    flower.setLevel(logging.WARNING)
+    flower.handlers = [Warnings()]
