@@ -32,3 +32,8 @@ def printable(text: str) -> str:
 def one_line(text: object) -> str:
     """Return a text, or what an error says, as one line of characters that can be shown."""
     return printable(" ".join(str(text).split()))
+
+
+def reason(error: Exception) -> str:
+    """Return why an error was raised, in 200 characters at most; its kind if it says nothing."""
+    return one_line(error)[:200] or type(error).__name__

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fedmetanas.errors import SettingsError
 from fedmetanas.experiments.data.cache import open_dataset
-from fedmetanas.experiments.data.datasets import Dataset, Images, Source
 from fedmetanas.experiments.data.partition_cache import open_partition
 from fedmetanas.experiments.data.partitions import Plan, Split, split
+from fedmetanas.experiments.data.registry import Dataset, Images, Source
 from fedmetanas.search_space.alphas import Alphas, Mask, Topology
 from fedmetanas.search_space.genotype import MOST_WEIGHTS
 from fedmetanas.search_space.kernels.transfer import to_device

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from fedmetanas.errors import SettingsError
-from fedmetanas.experiments.data.datasets import DATASETS
+from fedmetanas.experiments.data.registry import DATASETS
 from fedmetanas.search_space.genotype import LARGEST
 from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, OPERATIONS
 from fedmetanas.search_space.relaxation import RELAXATIONS

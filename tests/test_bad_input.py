@@ -36,7 +36,8 @@ from fedmetanas.errors import (
 )
 from fedmetanas.experiments.commands.main import main
 from fedmetanas.experiments.data.cache import open_dataset
-from fedmetanas.experiments.data.datasets import Source, decode
+from fedmetanas.experiments.data.decoding import decode
+from fedmetanas.experiments.data.registry import Source
 from fedmetanas.experiments.results import run_folder
 from fedmetanas.experiments.run import check
 from fedmetanas.experiments.settings import Settings, from_yaml

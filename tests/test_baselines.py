@@ -19,7 +19,7 @@ from fedmetanas.client.milenas_learner import BatchPair, milenas_learner
 from fedmetanas.client.numpy_client import MetaClient
 from fedmetanas.client.sgd_learner import sgd_learner
 from fedmetanas.errors import StrategyError
-from fedmetanas.experiments.data.datasets import Images
+from fedmetanas.experiments.data.registry import Images
 from fedmetanas.experiments.engines.inline import InlineGrid
 from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.search_space.alphas import Mask, Topology

@@ -15,8 +15,9 @@ from PIL import Image
 from fedmetanas.errors import DataError
 from fedmetanas.experiments.data import cache as cache_module
 from fedmetanas.experiments.data.cache import fingerprint, open_dataset
-from fedmetanas.experiments.data.datasets import DATASETS, FOLDERS, Dataset, Images, Source, decode
-from fedmetanas.experiments.data.datasets import register as register_dataset
+from fedmetanas.experiments.data.decoding import decode
+from fedmetanas.experiments.data.registry import DATASETS, FOLDERS, Dataset, Images, Source
+from fedmetanas.experiments.data.registry import register as register_dataset
 
 DIGITS = Source("digits", Path("data"), download=False, image_size=None)
 

@@ -13,7 +13,7 @@ from tiny import experiment_of, random_alphas
 
 from fedmetanas.client.local_data import augmented, batches
 from fedmetanas.client.numpy_client import MetaClient
-from fedmetanas.experiments.data.datasets import Images
+from fedmetanas.experiments.data.registry import Images
 from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.search_space.alphas import Mask
 from fedmetanas.search_space.operations import OPERATIONS

@@ -16,14 +16,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from fedmetanas.errors import DataError
-from fedmetanas.experiments.data import datasets
-from fedmetanas.experiments.data.datasets import (
+from fedmetanas.experiments.data import image_folder, registry
+from fedmetanas.experiments.data.decoding import decode
+from fedmetanas.experiments.data.registry import (
     DATASETS,
     FOLDERS,
     Dataset,
     Images,
     Source,
-    decode,
     register,
 )
 
@@ -364,10 +364,10 @@ def test_more_images_than_can_be_held_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(tmp_path, size=(10, 9))  # six training images of 270 bytes
-    monkeypatch.setattr(datasets, "MOST_BYTES", 1620)
+    monkeypatch.setattr(image_folder, "MOST_BYTES", 1620)
     assert decode(source("imagefolder", tmp_path)).train.images.nbytes == 1620
 
-    monkeypatch.setattr(datasets, "MOST_BYTES", 1619)
+    monkeypatch.setattr(image_folder, "MOST_BYTES", 1619)
     with pytest.raises(DataError, match=r"6 images of 10x9 pixels are 1,620 .*data\.image_size"):
         decode(source("imagefolder", tmp_path))
 
@@ -436,7 +436,7 @@ def test_the_dataset_of_the_readme_is_read(tmp_path: Path) -> None:
         )
     }
     np.savez(tmp_path / "letters.npz", **parts)
-    exec(readme_example('@register("letters")'), vars(datasets).copy())
+    exec(readme_example('@register("letters")'), {**vars(registry), "np": np})
 
     dataset = decode(Source("letters", tmp_path, download=False, image_size=None))
 

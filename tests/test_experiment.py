@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from fedmetanas.errors import SettingsError
-from fedmetanas.experiments.data.datasets import Images
+from fedmetanas.experiments.data.registry import Images
 
 
 def test_evaluation_sees_every_image_once_and_classes_mixed() -> None:

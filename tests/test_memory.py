@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from fedmetanas.experiments.data.datasets import DATASETS, Dataset, Images, Source, register
+from fedmetanas.experiments.data.registry import DATASETS, Dataset, Images, Source, register
 from fedmetanas.server.loop import RoundResult, SearchResult, SearchState
 from fedmetanas.server.record import Record
 

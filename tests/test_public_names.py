@@ -1,17 +1,15 @@
-"""The names that people, configurations and files rely on, and which folder may import which."""
+"""The names that people, configurations and files rely on."""
 
-import ast
 import dataclasses
 import importlib
 import tomllib
 from pathlib import Path
 from typing import Any
 
-import pytest
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from fedmetanas.experiments.data.datasets import DATASETS
+from fedmetanas.experiments.data.registry import DATASETS
 from fedmetanas.experiments.engines import ENGINES, apps
 from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.experiments.results import run_folder
@@ -26,7 +24,6 @@ from fedmetanas.strategies.registry import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-HOUSE = ("search_space", "strategies", "experiments", "client", "server", "benchmarks")
 
 
 def attribute(reference: str) -> Any:
@@ -62,12 +59,6 @@ def test_the_run_config_has_its_keys_and_its_defaults_load() -> None:
         "resume": False,
     }
     assert from_run_config(run_config).name == "digits"
-
-
-def test_all_folders_of_the_house_are_packaged() -> None:
-    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
-
-    assert sorted(wheel["packages"]) == sorted(HOUSE)
 
 
 def test_engines() -> None:
@@ -154,52 +145,3 @@ def test_sections_of_the_settings_and_fields_of_a_round() -> None:
         *("bytes_down", "bytes_up", "left_out"),
     }
     assert names(Experiment) == {"settings", "dataset", "parts", "supernet", "shape", "device"}
-
-
-# Which folder may import which
-
-
-def imports(path: Path) -> set[str]:
-    """Return the first names of all modules that a file imports, at its top or within."""
-    folder = path.relative_to(ROOT).parts[0]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(folder if node.level else (node.module or "").partition(".")[0])
-    return found
-
-
-MAY_IMPORT = {
-    "search_space": set[str](),
-    "strategies": {"search_space"},
-    "experiments": {"search_space", "strategies"},
-    "client": {"search_space", "strategies", "experiments"},
-    "server": {"search_space", "strategies", "experiments"},
-    "benchmarks": {"search_space", "strategies", "experiments", "client", "server"},
-}
-
-
-@pytest.mark.parametrize("folder", HOUSE)
-def test_imports_run_one_way(folder: str) -> None:
-    files = sorted((ROOT / folder).rglob("*.py"))
-    assert len(files) > 1
-
-    others = set(HOUSE) | {"tests"}
-    wrong = {
-        path.name: bad
-        for path in files
-        if (bad := imports(path) & others - {folder} - MAY_IMPORT[folder])
-    }
-
-    assert wrong == {}
-
-
-def test_the_search_space_is_plain_pytorch() -> None:
-    files = sorted((ROOT / "search_space").rglob("*.py"))
-
-    foreign = {name for path in files for name in imports(path)} & {"flwr", "ray", "pathlib", "os"}
-
-    assert foreign == set()
-    assert "torch" in {name for path in files for name in imports(path)}

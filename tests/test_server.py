@@ -23,8 +23,8 @@ from tiny import (
 )
 
 from fedmetanas.experiments.commands.main import main
-from fedmetanas.experiments.data.datasets import DATASETS, FOLDERS, Dataset, Images, Source
-from fedmetanas.experiments.data.datasets import register as register_dataset
+from fedmetanas.experiments.data.registry import DATASETS, FOLDERS, Dataset, Images, Source
+from fedmetanas.experiments.data.registry import register as register_dataset
 from fedmetanas.experiments.engines.apps import CLIENT_APP, AppByName
 from fedmetanas.experiments.engines.inline import InlineGrid
 from fedmetanas.experiments.experiment import open_experiment

@@ -16,7 +16,7 @@ import yaml
 from fedmetanas.errors import SettingsError
 from fedmetanas.experiments import settings as settings_module
 from fedmetanas.experiments.comparison.variants import read_variants
-from fedmetanas.experiments.data.datasets import DATASETS
+from fedmetanas.experiments.data.registry import DATASETS
 from fedmetanas.experiments.settings import (
     MAX_YAML_BYTES,
     Settings,

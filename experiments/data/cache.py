@@ -20,7 +20,8 @@ import numpy as np
 
 from fedmetanas.errors import DataError
 
-from .datasets import DATASETS, FOLDERS, Dataset, Images, Source, check, decode
+from .decoding import check, decode
+from .registry import DATASETS, FOLDERS, Dataset, Images, Source
 
 FORMAT_VERSION = 2  # raise it when the files in a cache folder, or a built-in dataset, change
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")  # files, without ".npy"

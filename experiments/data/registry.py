@@ -1,0 +1,146 @@
+"""Datasets: what they are, and their names.
+
+A dataset is one function from a :class:`Source` to a :class:`Dataset` of NumPy arrays, registered
+under the name that ``data.dataset`` in an experiment gives. To add one::
+
+    @register("letters")
+    def letters(source: Source) -> Dataset:
+        with np.load(source.root / "letters.npz", allow_pickle=False) as file:
+            train = Images(file["train_images"], file["train_labels"])
+            test = Images(file["test_images"], file["test_labels"])
+        return Dataset(train, test, classes=("a", "b", "c"))
+
+Reading the settings needs the names alone, and must not cost the import of NumPy: the loaders that
+are built in are imported when they are called.
+"""
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedmetanas.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images and what they show.
+
+    Attributes
+    ----------
+    images : np.ndarray
+        uint8, shape (n, H, W, C), values 0 to 255.
+    labels : np.ndarray
+        int64, shape (n,), values 0 to the number of classes less one.
+    """
+
+    images: "npt.NDArray[np.uint8]"
+    labels: "npt.NDArray[np.int64]"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The images to search and train on, those to test on, and the names of the classes.
+
+    One that was opened from the cache has a digest of all this.
+    """
+
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which dataset, and how to get it.
+
+    Attributes
+    ----------
+    name : str
+        A key of :data:`DATASETS`.
+    root : Path
+        Folder of the files; a leading ``~`` is expanded.
+    download : bool
+        Whether missing files may be fetched from the network.
+    image_size : int or None
+        Side in pixels that all images are resized to; None leaves them as they are.
+
+    Raises
+    ------
+    DataError
+        If the home folder that ``~`` in `root` stands for is not known.
+    """
+
+    name: str
+    root: Path
+    download: bool
+    image_size: int | None
+
+    def __post_init__(self) -> None:
+        try:
+            root = Path(self.root).expanduser()
+        except RuntimeError:
+            raise DataError(f"data.root: {self.root} names a home folder that is unknown") from None
+        object.__setattr__(self, "root", root)
+
+
+Loader = Callable[[Source], Dataset]
+
+DATASETS: dict[str, Loader] = {}
+FOLDERS: dict[str, tuple[str, ...]] = {}
+
+
+def register(name: str, folders: tuple[str, ...] = ("",)) -> Callable[[Loader], Loader]:
+    """Make a loader known under `name`.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits, ``-``, ``_`` and ``.``; not registered yet.
+    folders : tuple of str
+        The folders under ``source.root`` whose files the loader reads, by default all of the root.
+        When a file in them changes, the dataset is decoded again.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken or has other characters.
+    """
+    if name in DATASETS or not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"dataset name {name!r} is already registered or not a plain name")
+
+    def add(loader: Loader) -> Loader:
+        DATASETS[name] = loader
+        FOLDERS[name] = folders
+        return loader
+
+    return add
+
+
+def _built_in(module: str, function: str) -> Loader:
+    """Return a loader of this package that is imported when it is called."""
+
+    def load(source: Source) -> Dataset:
+        loader: Any = getattr(importlib.import_module(f"{__package__}.{module}"), function)
+        dataset: Dataset = loader(source)
+        return dataset
+
+    return load
+
+
+for _name, _folders, _module, _function in (
+    ("digits", (), "loaders", "digits"),
+    ("mnist", ("MNIST/raw",), "loaders", "mnist"),
+    ("fashion-mnist", ("FashionMNIST/raw",), "loaders", "fashion_mnist"),
+    ("cifar10", ("cifar-10-batches-py",), "loaders", "cifar10"),
+    ("cifar100", ("cifar-100-python",), "loaders", "cifar100"),
+    ("imagefolder", ("train", "test"), "image_folder", "imagefolder"),
+):
+    register(_name, _folders)(_built_in(_module, _function))
