@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedmetanas.errors import RunError
+from fedmetanas.errors import RunError, StrategyError
 from fedmetanas.experiments.console import one_line
 from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.experiments.randomness import seeded_random
@@ -56,10 +56,10 @@ def search(
     ClientError
         If too few clients give a good reply.
     StrategyError
-        If the strategy sends what clients do not know.
+        If the strategy sends what clients do not know, or refuses its first round.
     RunError
-        If the strategy asks no client, or makes of their replies nothing, or something that is not
-        finite.
+        If the strategy asks no client, refuses a later round, or makes of the replies nothing or
+        something that is not finite.
     """
     clients = Clients(grid, experiment)
     started = time.perf_counter()
@@ -171,7 +171,8 @@ def _train(
         with seeded_random("aggregation", seed, server_round):
             aggregated, metrics = strategy.aggregate_train(server_round, replies)
     except StrategyRefusal as error:
-        raise RunError(f"strategy.name: {name}: {one_line(error)}") from None
+        kind = StrategyError if server_round == 1 else RunError  # by its options, or on the way
+        raise kind(f"strategy.name: {name}: {one_line(error)}") from None
     if aggregated is None:
         raise RunError(
             f"strategy.name: {name} made nothing of the {len(list(replies))} replies of round "

@@ -26,7 +26,7 @@ Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
 NORM_LIMIT = 100.0  # times the norm of what was sent, or 1 if that is more: no training does that
 METRICS = {
-    MessageType.TRAIN: {*wire.MEASURES, "worker"},
+    MessageType.TRAIN: {*wire.MEASURES, "seconds", "worker"},
     MessageType.EVALUATE: {
         *("num-examples", "loss", "accuracy-before", "accuracy-after", "seconds", "worker")
     },

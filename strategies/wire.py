@@ -60,8 +60,8 @@ CONFIG_KEYS = (
     PROXIMAL_MU,
 )
 
-#: What clients measure when they train, and a strategy may weight their replies by.
-MEASURES = ("num-examples", "loss", "accuracy", "seconds")
+#: What clients measure when they train and a strategy may go by: the same in each run.
+MEASURES = ("num-examples", "loss", "accuracy")
 
 
 def is_known(key: str) -> bool:
