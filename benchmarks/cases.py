@@ -19,16 +19,14 @@ from fedmetanas.client.batch_loss import BatchLoss
 from fedmetanas.client.cuda_graphs import RecordedSteps, cuda_graphs
 from fedmetanas.client.learner import (
     Episode,
-    InnerRates,
+    LearnerSettings,
     Loss,
-    OuterOptimizers,
-    OuterState,
-    Parameters,
     Runner,
-    leaves,
     meta_learner,
     one_by_one,
 )
+from fedmetanas.client.optimizers import OuterOptimizers, OuterState
+from fedmetanas.client.parameters import Parameters, leaves
 from fedmetanas.experiments.engines.apps import CLIENT_APP, NODE, AppByName
 from fedmetanas.experiments.engines.inline import InlineGrid
 from fedmetanas.experiments.experiment import SIMULATED, open_experiment
@@ -54,9 +52,8 @@ from .plain import plain_logits
 
 #: The network of the DARTS and FedNAS searches on CIFAR-10.
 LARGE = NetworkShape(3, 10, 16, 8, Topology(4, DEFAULT_OPERATIONS), "batch")
-RATES = InnerRates(0.02, 0.02)
+LEARNING = LearnerSettings(0.02, 0.02, clip=5.0)
 OUTER = OuterOptimizers(0.1, 0.02, 0.9, 3e-4)
-CLIP = 5.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ def weight_step(run: Search, loss: Loss, runner: Runner = one_by_one) -> Callabl
         return theta.with_tensors(moved), state, torch.stack([value.detach(), accuracy])
 
     nothing = torch.zeros((), device=run.device)
-    state = OuterState(nothing, nothing, [], [], [])
+    state = OuterState(nothing, nothing, [], [], [], [])
     return lambda: runner(step, run.theta, state, [loss])[0]
 
 
@@ -168,7 +165,7 @@ def our_episode(run: Search, mask: Mask | None = None) -> Callable[[], Any]:
 
 def _episode(theta: Parameters, support: Loss, query: Loss, runner: Runner) -> Callable[[], Any]:
     episodes = [Episode([support], query)]
-    return lambda: meta_learner(theta, episodes, RATES, OUTER, CLIP, False, run=runner)
+    return lambda: meta_learner(theta, episodes, LEARNING, OUTER, runner)
 
 
 def small_search(device: torch.device) -> Search:

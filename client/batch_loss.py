@@ -8,7 +8,7 @@ from torch.utils._pytree import register_pytree_node
 from fedmetanas.search_space.alphas import Alphas, Noise
 from fedmetanas.search_space.prediction import Relaxed, loss_and_accuracy
 
-from .learner import Parameters
+from .parameters import Parameters
 
 
 @dataclass(frozen=True)

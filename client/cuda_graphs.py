@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from .learner import OuterState, Parameters, Step
+from .learner import Step
+from .optimizers import OuterState
+from .parameters import Parameters
 
 #: Takes a function that changes tensors in place, without calling it as far as these can tell;
 #: returns one that does what it would have done, as often as it is called.

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from fedmetanas.search_space.alphas import Alphas
 
-from .learner import Loss, OuterOptimizers, OuterState, Parameters, Runner, clipped, one_by_one
+from .learner import Loss, Runner, clipped, one_by_one
+from .optimizers import OuterOptimizers, OuterState
+from .parameters import Parameters
 from .sgd_learner import alphas_gradient, weights_gradient
 
 

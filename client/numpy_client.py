@@ -1,9 +1,8 @@
 """A client of Flower around the two learners: NumPy arrays in, NumPy arrays out."""
 
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -17,39 +16,17 @@ from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.experiments.randomness import torch_generator
 from fedmetanas.search_space.alphas import Alphas, Noise
 from fedmetanas.search_space.kernels.transfer import all_to_device
-from fedmetanas.search_space.prediction import Relaxed, evaluate
+from fedmetanas.search_space.prediction import evaluate
 from fedmetanas.strategies import wire
 
 from .batch_loss import BatchLoss
 from .cuda_graphs import STEPS
-from .learner import (
-    Episode,
-    InnerRates,
-    Loss,
-    OuterOptimizers,
-    Parameters,
-    Runner,
-    meta_learner,
-    one_by_one,
-    task_learner,
-)
+from .learner import Episode, Loss, Runner, meta_learner, one_by_one, task_learner
 from .local_data import batches
 from .milenas_learner import BatchPair, milenas_learner
+from .parameters import Parameters
+from .round import Round, read_round
 from .sgd_learner import sgd_learner
-
-LEARNERS = ("meta", "sgd", "milenas")
-
-
-@dataclass(frozen=True)
-class _Round:
-    """What the server said about this round."""
-
-    number: int
-    relaxed: Relaxed
-    alphas_learn: bool
-    learner: str
-    progress: tuple[int, int]  # the round within its phase, from 1, and how many there are
-    support_share: float
 
 
 class MetaClient(NumPyClient):
@@ -119,35 +96,20 @@ class MetaClient(NumPyClient):
         Raises
         ------
         ValueError
-            If there is no such learner.
+            See :func:`fedmetanas.client.round.read_round`.
         """
-        settings = self.experiment.settings.client
-        this_round = self._round(config)
-        optimizers = OuterOptimizers(
-            self._outer_lr(*this_round.progress),
-            settings.outer_alpha_lr if this_round.alphas_learn else 0.0,
-            settings.momentum,
-            settings.weight_decay,
-        )
+        this_round = read_round(config, self.experiment)
+        learning, optimizers = this_round.learning, this_round.optimizers
         theta = self._theta(parameters)
-        run = self._runner(this_round, optimizers)
+        run = self._runner(this_round)
         if this_round.learner == "sgd":
-            return sgd_learner(theta, self._steps(this_round), optimizers, settings.clip, run)
+            return sgd_learner(theta, self._steps(this_round), optimizers, learning.clip, run)
         if this_round.learner == "milenas":
             pairs, share = self._pairs(this_round), this_round.support_share
-            return milenas_learner(theta, pairs, optimizers, settings.clip, share, run)
-        return meta_learner(
-            theta,
-            self._episodes(this_round),
-            self._inner_rates(this_round),
-            optimizers,
-            settings.clip,
-            settings.second_order,
-            settings.outer_loss,
-            run,
-        )
+            return milenas_learner(theta, pairs, optimizers, learning.clip, share, run)
+        return meta_learner(theta, self._episodes(this_round), learning, optimizers, run)
 
-    def _runner(self, this_round: _Round, optimizers: OuterOptimizers) -> Runner:
+    def _runner(self, this_round: Round) -> Runner:
         """Return what runs the steps: on a GPU recordings, where all run the same kernels."""
         if self.experiment.device.type != "cuda" or not this_round.relaxed.is_fixed:
             return one_by_one
@@ -156,9 +118,9 @@ class MetaClient(NumPyClient):
             this_round.relaxed.identity,
             this_round.learner,
             this_round.support_share,
-            self._inner_rates(this_round),
-            replace(optimizers, lr=0.0),  # which is with the optimisers' state
-            self._is_before_meta(this_round),
+            this_round.learning,
+            replace(this_round.optimizers, lr=0.0),  # which is with the optimisers' state
+            this_round.is_before_meta,
         )
         return partial(STEPS.run, plan)
 
@@ -171,13 +133,13 @@ class MetaClient(NumPyClient):
         """
         started = time.perf_counter()
         settings = self.experiment.settings.client
-        this_round = self._round(config)
+        this_round = read_round(config, self.experiment)
         theta = self._theta(parameters)
         loss, before = self._test(theta, this_round)
         support = self._batches("support", this_round.number)
         steps = (self._loss(this_round, next(support), None) for _ in range(settings.adapt_steps))
-        rates = self._inner_rates(this_round)
-        adapted = task_learner(theta, steps, rates, settings.clip, second_order=False)
+        learning = replace(this_round.learning, second_order=False)
+        adapted = task_learner(theta, steps, learning)
         metrics = {
             "accuracy-before": before,
             "accuracy-after": self._test(adapted, this_round)[1],
@@ -219,36 +181,6 @@ class MetaClient(NumPyClient):
         """n_k: the images of support and query part."""
         return len(self.split.support) + len(self.split.query)
 
-    def _round(self, config: dict[str, Any]) -> _Round:
-        """Read the message's settings; a strategy that does not search sends only the round."""
-        plan = self.experiment.plan
-        number = int(config.get("server-round", 1))
-        mask = wire.mask_from_config(config, self.experiment.topology)
-        tau = float(config.get("tau", plan.schedule(number)))
-        learner = config.get("learner", "meta")
-        if learner not in LEARNERS:
-            raise ValueError(f"learner: expected one of {', '.join(LEARNERS)}; found {learner!r}")
-        return _Round(
-            number,
-            self.experiment.relaxed(mask, tau, config.get("relaxation")),
-            number > plan.warmup_rounds,
-            learner,
-            (config.get("phase-round", number), config.get("phase-rounds", plan.rounds)),
-            float(config.get("support-share", 1.0)),
-        )
-
-    def _outer_lr(self, number: int, rounds: int) -> float:
-        """Return the step size of the weights in a round, the same for every client."""
-        settings = self.experiment.settings.client
-        if settings.outer_lr_schedule == "constant":
-            return settings.outer_lr
-        return settings.outer_lr * 0.5 * (1 + math.cos(math.pi * (number - 1) / rounds))
-
-    def _inner_rates(self, this_round: _Round) -> InnerRates:
-        settings = self.experiment.settings.client
-        alphas = settings.inner_alpha_lr if this_round.alphas_learn else 0.0
-        return InnerRates(settings.inner_lr, alphas)
-
     def _theta(self, parameters: list[Any]) -> Parameters:
         # Where all is decided no alphas are sent, and any will do.
         arrays = wire.to_arrays({}, Alphas.equal(self.experiment.topology))
@@ -256,7 +188,7 @@ class MetaClient(NumPyClient):
         theta = Parameters(*wire.from_arrays(arrays))
         return theta.with_tensors(all_to_device(theta.tensors(), self.experiment.device))
 
-    def _episodes(self, this_round: _Round) -> Iterator[Episode]:
+    def _episodes(self, this_round: Round) -> Iterator[Episode]:
         """Draw the episodes of a round: batches, and noise for each forward pass.
 
         Before ``client.meta_start`` every batch is an episode without inner steps: federated
@@ -271,7 +203,7 @@ class MetaClient(NumPyClient):
             noise = Noise.draw(experiment.topology, generator, torch.float32)
             return self._loss(this_round, batch, noise.to(experiment.device))
 
-        if self._is_before_meta(this_round):
+        if this_round.is_before_meta:
             for batch in islice(self._batches("train", number), self._count()):
                 yield Episode([], loss(batch))
             return
@@ -281,16 +213,12 @@ class MetaClient(NumPyClient):
             inner = [loss(next(support)) for _ in range(settings.inner_steps)]
             yield Episode(inner, loss(next(query)))
 
-    def _is_before_meta(self, this_round: _Round) -> bool:
-        rounds = self.experiment.plan.rounds
-        return this_round.number <= self.experiment.settings.client.meta_start * rounds
-
-    def _steps(self, this_round: _Round) -> Iterator[Loss]:
+    def _steps(self, this_round: Round) -> Iterator[Loss]:
         """Draw the batches of plain SGD, from support and query part alike."""
         for batch in islice(self._batches("train", this_round.number), self._count()):
             yield self._loss(this_round, batch, None)
 
-    def _pairs(self, this_round: _Round) -> Iterator[BatchPair]:
+    def _pairs(self, this_round: Round) -> Iterator[BatchPair]:
         """Draw the pairs of batches of MiLeNAS; its relaxation has no noise."""
         support = self._batches("support", this_round.number)
         query = self._batches("query", this_round.number)
@@ -312,10 +240,10 @@ class MetaClient(NumPyClient):
         }[part]
         return batches(self.experiment, indices, number, self.partition_id, part)
 
-    def _loss(self, this_round: _Round, batch: tuple[Tensor, Tensor], noise: Noise | None) -> Loss:
+    def _loss(self, this_round: Round, batch: tuple[Tensor, Tensor], noise: Noise | None) -> Loss:
         return BatchLoss(this_round.relaxed, *batch, noise)
 
-    def _test(self, theta: Parameters, this_round: _Round) -> tuple[float, float]:
+    def _test(self, theta: Parameters, this_round: Round) -> tuple[float, float]:
         """Return loss and accuracy on the test part."""
         relaxed, train = this_round.relaxed, self.experiment.dataset.train
         return evaluate(

@@ -15,7 +15,9 @@ from torch import Tensor
 from fedmetanas.search_space.alphas import Alphas
 from fedmetanas.search_space.supernet import Weights
 
-from .learner import Loss, OuterOptimizers, OuterState, Parameters, Runner, clipped, one_by_one
+from .learner import Loss, Runner, clipped, one_by_one
+from .optimizers import OuterOptimizers, OuterState
+from .parameters import Parameters
 
 
 def sgd_learner(

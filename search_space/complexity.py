@@ -10,7 +10,7 @@ from fedmetanas.search_space.kernels.pointwise import Product
 
 from .alphas import Mask
 from .genotype import Genotype
-from .supernet import Cell, NetworkShape, Weights, alive_names, build_supernet
+from .supernet import NetworkShape, Weights, alive_names, build_supernet
 
 
 def count_parameters(weights: Weights) -> int:
@@ -38,7 +38,7 @@ def count_macs(genotype: Genotype, size: tuple[int, int]) -> int:
     """
     # Not on the meta device: PyTorch would start its compiler there, which takes a second and
     # leaves a folder among the temporary files.
-    network = genotype.network()
+    network = genotype.network().one_by_one()
     image = torch.zeros(1, genotype.shape.in_channels, *size)
     total = 0
 
@@ -47,8 +47,6 @@ def count_macs(genotype: Genotype, size: tuple[int, int]) -> int:
         total += result.shape[2:].numel() * module.get_parameter("weight").numel()
 
     for module in network.modules():
-        if isinstance(module, Cell):
-            module.separable = {}  # computed together, they are not called one by one
         if "weight" in dict(module.named_parameters(recurse=False)):
             module.register_forward_hook(count)
     with torch.no_grad():

@@ -11,41 +11,25 @@ the operations of a genotype alone.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from itertools import groupby
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedmetanas.search_space.execution.bundles import bundle, is_small, kind
-from fedmetanas.search_space.execution.wide import is_on_gpu, wide
-from fedmetanas.search_space.kernels.pointwise import Product
-from fedmetanas.search_space.kernels.subsampling import Subsampling
-from fedmetanas.search_space.kernels.sums import Scaled, Sum, spread
+from fedmetanas.search_space.execution.steps import Source, Step, channels_last
+from fedmetanas.search_space.execution.terms import Factors, Place, Terms
+from fedmetanas.search_space.kernels.sums import Sum
 
 from .alphas import Mask, Topology
-from .operations import (
-    OPERATIONS,
-    RELU,
-    FactorizedReduce,
-    PointwiseConvNorm,
-    ReLUConvNorm,
-    Scalable,
-    SeparableConv,
-    conv,
-    make_norm,
-)
+from .modules import RELU, FactorizedReduce, ReLUConvNorm, conv, make_norm
+from .operations import OPERATIONS
 from .relaxation import Coefficients
 
 #: Names and values of the weights of a network.
 Weights = dict[str, Tensor]
-
-#: An edge of a cell and the name of an operation on it.
-Place = tuple[int, str]
 
 #: For each cell type the edges in use with the names of their operations.
 Alive = Mapping[str, Mapping[int, tuple[str, ...]]]
@@ -68,7 +52,7 @@ class NetworkShape:
     topology : Topology
         Nodes and candidate operations of a cell.
     norm : {"batch", "group"}
-        Normalisation, see :func:`fedmetanas.search_space.operations.make_norm`.
+        Normalisation, see :func:`fedmetanas.search_space.modules.make_norm`.
     """
 
     in_channels: int
@@ -82,77 +66,6 @@ class NetworkShape:
         """Return the type of every cell."""
         reductions = {self.layers // 3, 2 * self.layers // 3} if self.layers > 1 else set()
         return ["reduce" if i in reductions else "normal" for i in range(self.layers)]
-
-
-class Source:
-    """A state of the network and what operations on it have in common, computed once.
-
-    Parameters
-    ----------
-    state : Tensor
-        (B, C, H, W).
-    """
-
-    def __init__(self, state: Tensor) -> None:
-        self.state = state
-        if state.requires_grad:
-            # What comes back from a concatenation are slices, slow to compute with.
-            state.register_hook(_channels_last)  # type: ignore[no-untyped-call]
-        self.known: dict[tuple[nn.Module, ...], Any] = {(): state}
-
-    def through(self, *modules: nn.Module) -> Any:
-        """Return what modules without parameters, one after the other, make of the state."""
-        if modules not in self.known:
-            self.known[modules] = modules[-1](self.through(*modules[:-1]))
-        return self.known[modules]
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """Return a tensor (B, C, H, W) in the layout in which convolutions are fastest on a CPU."""
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-class Step:
-    """An operation, taken apart: what is shared, what is its own, and where its factor goes.
-
-    Parameters
-    ----------
-    operation : nn.Module
-        Any module from (B, C, H, W) to the same or half the size.
-    """
-
-    def __init__(self, operation: nn.Module) -> None:
-        own = list(operation) if isinstance(operation, nn.Sequential) else [operation]
-        self.shared: tuple[nn.Module, ...] = ()
-        if next(operation.parameters(), None) is None:
-            self.shared = (operation,)
-            own = []
-        elif own[0] is RELU:
-            self.shared = (own.pop(0),)
-        self.last = own.pop() if own and isinstance(own[-1], Scalable) else None
-        self.own: list[Callable[..., Tensor]] = list(own)
-        if own and isinstance(own[0], Subsampling):
-            self.shared += (own[0].pixels,)
-            self.own[0] = partial(own[0], cut=True)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether nothing but its factor is the operation's own."""
-        return self.last is None and not self.own
-
-    def __call__(self, source: Source, factor: Tensor | None) -> Tensor | Scaled | Product:
-        """Apply the operation to a state; `factor` (C,) multiplies the channels of the result.
-
-        What a sum can compute better for all its terms at once is left to it: see :class:`Sum`.
-        """
-        x = source.through(*self.shared)
-        for module in self.own:
-            x = module(x)
-        if isinstance(self.last, PointwiseConvNorm):
-            return self.last(x, factor, deferred=True)  # type: ignore[no-any-return]
-        if self.last is not None:
-            return self.last(x, factor)  # type: ignore[no-any-return]
-        return x if factor is None else Scaled(x, factor)
 
 
 class Cell(nn.Module):
@@ -179,20 +92,17 @@ class Cell(nn.Module):
         )
         self.second = ReLUConvNorm(inputs[1], channels, shape.norm)
         self.edges = nn.ModuleDict()
+        operations: dict[Place, nn.Module] = {}
+        ends: dict[Place, int] = {}
         for edge, names in alive.items():
-            predecessor = self.topology.edges[edge][1]
+            node, predecessor = self.topology.edges[edge]
             stride = 2 if cell_type == "reduce" and predecessor < 2 else 1
-            self.edges[str(edge)] = nn.ModuleDict(
-                {name: OPERATIONS[name](channels, stride, shape.norm) for name in names}
-            )
+            own = {name: OPERATIONS[name](channels, stride, shape.norm) for name in names}
+            self.edges[str(edge)] = nn.ModuleDict(own)
+            operations |= {(edge, name): operation for name, operation in own.items()}
+            ends |= {(edge, name): 2 + node for name in names}
         self.inputs = Step(self.first), Step(self.second)
-        self.steps: dict[Place, Step] = {}
-        self.separable: dict[Place, SeparableConv] = {}
-        for edge in alive:
-            for name, operation in self.edges[str(edge)].items():  # type: ignore[operator]
-                self.steps[edge, name] = Step(operation)
-                if type(operation) is SeparableConv:  # a subclass may compute something else
-                    self.separable[edge, name] = operation
+        self.terms = Terms(operations, ends)
 
     def forward(
         self,
@@ -201,97 +111,25 @@ class Cell(nn.Module):
         alive: Mapping[int, tuple[str, ...]],
         coefficients: Tensor | None,
     ) -> Tensor:
-        """Compute the output (B, N * channels, H', W') from those of the two cells before."""
-        first, second = self.inputs
+        """Compute the output (B, N * channels, H', W') from those of the two cells before.
+
+            x_j = sum_i u_ij sum_o z_o o(x_i)
+
+        Once a state is complete, its terms are added to the sums of the nodes behind it:
+        :class:`fedmetanas.search_space.execution.terms.Terms` computes them together. The same
+        sum term by term is :func:`fedmetanas.benchmarks.plain.plain_logits`.
+        """
+        factors = Factors(coefficients, self.columns, self.channels)
         sums = [Sum() for _ in self.topology.leaving]
-        sums[0].add(first(before, None))
-        sums[1].add(second(last, None))
-        factors = self._factors(coefficients)
+        sums[0].add(self.inputs[0](before, None))
+        sums[1].add(self.inputs[1](last, None))
         states = []
-        for number, edges in enumerate(self.topology.leaving):
-            source = Source(sums[number].result())
+        for total, edges in zip(sums, self.topology.leaving, strict=True):
+            source = Source(total.result())
             states.append(source.state)
             places = [(edge, name) for edge in edges for name in alive.get(edge, ())]
-            convs = sorted(self.separable.keys() & places, key=self._kind)
-            if convs and is_small(source.state):
-                together = [p for p in places if p in self.separable or self.steps[p].is_shared]
-                places = [place for place in places if place not in together]
-                for end, total in self._bundle(source, together, coefficients):
-                    sums[end].add(total)
-            elif convs and is_on_gpu(source.state):
-                places = [place for place in places if place not in convs]
-                for place, term in self._widened(source, convs, factors):
-                    sums[self._end(place)].add(term)
-            for shared, alike in self._alike(places):
-                scales = [factor for factor in map(factors, alike) if factor is not None]
-                if scales:
-                    places = [place for place in places if place not in alike]
-                    ends = [sums[self._end(place)] for place in alike]
-                    spread(source.through(*shared), scales, ends)
-            for place in places:
-                sums[self._end(place)].add(self.steps[place](source, factors(place)))
+            self.terms.add(source, places, factors, sums)
         return torch.cat(states[2:], dim=1)
-
-    def _end(self, place: Place) -> int:
-        """Return the number of the state to which an edge leads."""
-        return 2 + self.topology.edges[place[0]][0]
-
-    def _alike(self, places: list[Place]) -> list[tuple[tuple[nn.Module, ...], list[Place]]]:
-        """Return the operations that nothing but factors tells apart, each with where it is."""
-        found: dict[tuple[nn.Module, ...], list[Place]] = {}
-        for place in places:
-            if self.steps[place].is_shared:
-                found.setdefault(self.steps[place].shared, []).append(place)
-        return list(found.items())
-
-    def _kind(self, place: Place) -> tuple[tuple[int, int, int], Place]:
-        """Return by what the separable convolutions are sorted."""
-        return kind(self.separable[place]), place
-
-    def _widened(
-        self, source: Source, places: list[Place], factors: Callable[[Place], Tensor | None]
-    ) -> Iterator[tuple[Place, Tensor]]:
-        """Compute separable convolutions of a state, sorted, those of each kind at once."""
-        x = source.through(RELU)
-        for _, group in groupby(places, key=lambda place: self._kind(place)[0]):
-            own = list(group)
-            scales = [factor for factor in map(factors, own) if factor is not None]
-            results = wide(x, [self.separable[place] for place in own], scales or None)
-            yield from zip(own, results, strict=True)
-
-    def _bundle(
-        self, source: Source, places: list[Place], coefficients: Tensor | None
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Compute many operations on a state; yield for each state they lead to their sum."""
-        convs = sorted(self.separable.keys() & places, key=self._kind)
-        others = [place for place in places if place not in self.separable]
-        shared = list(dict.fromkeys(self.steps[place].shared for place in others))
-        of_others = [len(convs) + shared.index(self.steps[place].shared) for place in others]
-        places = convs + others
-        ends = sorted({self._end(place) for place in places})
-        weights = source.state.new_zeros(len(ends), len(convs) + len(shared))
-        if coefficients is None:
-            values = weights.new_ones(())
-        else:
-            edges = torch.tensor([edge for edge, _ in places])
-            values = coefficients[edges, torch.tensor([self.columns[name] for _, name in places])]
-        rows = torch.tensor([ends.index(self._end(place)) for place in places])
-        columns = torch.tensor([*range(len(convs)), *of_others])
-        totals = bundle(
-            source.through(RELU),
-            [self.separable[place] for place in convs],
-            [source.through(*modules) for modules in shared],
-            weights.index_put((rows, columns), values, accumulate=True),
-        )
-        yield from zip(ends, totals.unbind(), strict=True)
-
-    def _factors(self, coefficients: Tensor | None) -> Callable[[Place], Tensor | None]:
-        """Return a function to the factors (C,) of an operation on an edge."""
-        if coefficients is None:
-            return lambda place: None
-        size = (*coefficients.shape, self.channels)
-        rows = [row.unbind() for row in coefficients[..., None].expand(size).contiguous().unbind()]
-        return lambda place: rows[place[0]][self.columns[place[1]]]
 
 
 class Network(nn.Module):
@@ -339,12 +177,18 @@ class Network(nn.Module):
         """
         alive = self.alive if alive is None else alive
         convolve, normalise = self.stem
-        before = last = Source(normalise(_channels_last(convolve(images))))
+        before = last = Source(normalise(channels_last(convolve(images))))
         for cell in self.cells:
             cell_type: str = cell.cell_type  # type: ignore[assignment]
             own = None if coefficients is None else coefficients[cell_type]
             before, last = last, Source(cell(before, last, alive[cell_type], own))
         return self.classifier(last.through(RELU).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+    def one_by_one(self) -> Self:
+        """Call each operation by itself from now on, so that hooks see it; return the network."""
+        for cell in self.cells:
+            cell.terms.together = False  # type: ignore[union-attr]
+        return self
 
 
 def build_supernet(shape: NetworkShape) -> Network:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from fedmetanas.client.learner import Parameters
+from fedmetanas.client.parameters import Parameters
 from fedmetanas.search_space.alphas import Alphas, Mask, Topology
 from fedmetanas.search_space.operations import DEFAULT_OPERATIONS
 from fedmetanas.search_space.pruning import final_cut, soft_prune

@@ -13,10 +13,12 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from helpers import generator, make_shape, random_alphas, random_images, random_parameters
 from tiny import Listener, context_of, experiment_of, run_search, same_bits
 
-from fedmetanas.client.learner import Loss, OuterOptimizers, Parameters
+from fedmetanas.client.learner import Loss
 from fedmetanas.client.local_data import batches
 from fedmetanas.client.milenas_learner import BatchPair, milenas_learner
 from fedmetanas.client.numpy_client import MetaClient
+from fedmetanas.client.optimizers import OuterOptimizers
+from fedmetanas.client.parameters import Parameters
 from fedmetanas.client.sgd_learner import sgd_learner
 from fedmetanas.errors import StrategyError
 from fedmetanas.experiments.data.registry import Images

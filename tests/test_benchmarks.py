@@ -11,7 +11,7 @@ from helpers import make_shape
 
 from fedmetanas.benchmarks import cases, measure
 from fedmetanas.benchmarks.cases import Search
-from fedmetanas.client.learner import leaves
+from fedmetanas.client.parameters import leaves
 from fedmetanas.search_space.alphas import Topology
 from fedmetanas.search_space.supernet import NetworkShape
 

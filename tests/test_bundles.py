@@ -5,7 +5,7 @@ import torch
 from helpers import generator
 
 from fedmetanas.search_space.execution.bundles import bundle, kind
-from fedmetanas.search_space.operations import SeparableConv
+from fedmetanas.search_space.modules import SeparableConv
 
 KINDS = ((3, 1, 2), (5, 1, 2), (3, 2, 1), (5, 2, 1), (3, 1, 3))  # kernel, dilation, times
 CHANNELS = 4

@@ -8,13 +8,14 @@ import pytest
 import tiny
 import torch
 from helpers import generator, make_shape, random_images, random_mask, random_parameters
-from test_recorded_steps import OUTER, RATES, assert_same
+from test_recorded_steps import LEARNING, OUTER, assert_same
 
 from fedmetanas.benchmarks.plain import plain_logits
 from fedmetanas.client.batch_loss import BatchLoss
 from fedmetanas.client.cuda_graphs import STEPS, RecordedSteps, cuda_graphs
-from fedmetanas.client.learner import Episode, Parameters, Runner, meta_learner, one_by_one
+from fedmetanas.client.learner import Episode, Runner, meta_learner, one_by_one
 from fedmetanas.client.numpy_client import MetaClient
+from fedmetanas.client.parameters import Parameters
 from fedmetanas.experiments.commands.main import main
 from fedmetanas.experiments.engines.inline import run_inline
 from fedmetanas.experiments.experiment import Experiment
@@ -83,8 +84,8 @@ def test_recorded_steps_are_those_one_by_one(relaxation: str, second_order: bool
             yield Episode(losses[:1], losses[1])
 
     def learnt(run: Runner, first: int, count: int) -> tuple[Parameters, torch.Tensor]:
-        arguments = theta, episodes(first, count), RATES, OUTER, 5.0, second_order, "query"
-        result, history = meta_learner(*arguments, run)
+        settings = replace(LEARNING, second_order=second_order)
+        result, history = meta_learner(theta, episodes(first, count), settings, OUTER, run)
         rounded = [tensor.cpu().float() for tensor in result.tensors()]
         return result.with_tensors(rounded), history.cpu().float()
 

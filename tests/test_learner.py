@@ -1,6 +1,7 @@
 """Gradients of both learners against finite differences and against hand-unrolled arithmetic."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,19 +10,20 @@ from torch import Tensor
 
 from fedmetanas.client.learner import (
     Episode,
-    InnerRates,
+    LearnerSettings,
     Loss,
-    OuterOptimizers,
-    Parameters,
     meta_gradient,
     meta_learner,
     task_learner,
 )
+from fedmetanas.client.optimizers import OuterOptimizers
+from fedmetanas.client.parameters import Parameters
 from fedmetanas.search_space.alphas import Alphas, Mask, Noise
 from fedmetanas.search_space.prediction import Relaxed, loss_and_accuracy
 
 NO_CLIP = 1e9
-RATES = InnerRates(weights=0.3, alphas=0.5)
+FIRST = LearnerSettings(inner_lr=0.3, inner_alpha_lr=0.5, clip=NO_CLIP)
+SECOND = replace(FIRST, second_order=True)
 SMOOTH = ("avg_pool_3x3", "skip_connect", "sep_conv_3x3")  # a max pool's kinks spoil differences
 
 
@@ -85,8 +87,8 @@ def adapted_by_hand(theta: Parameters, episode: Episode) -> Parameters:
     for loss in episode.support:
         leaves = theta.with_tensors([t.detach().requires_grad_() for t in theta.tensors()])
         loss(leaves)[0].backward()
-        weights = {n: w - RATES.weights * w.grad for n, w in leaves.weights.items()}
-        alphas = Alphas(*(a - RATES.alphas * a.grad for a in leaves.alphas.tensors()))
+        weights = {n: w - FIRST.inner_lr * w.grad for n, w in leaves.weights.items()}
+        alphas = Alphas(*(a - FIRST.inner_alpha_lr * a.grad for a in leaves.alphas.tensors()))
         theta = Parameters(weights, alphas)
     return theta.with_tensors([t.detach() for t in theta.tensors()])
 
@@ -98,7 +100,7 @@ def test_second_order_is_the_derivative_through_the_inner_steps(
 ) -> None:
     theta, episode = supernet_episode(inner_steps)
 
-    _, gradient = meta_gradient(theta, episode, RATES, NO_CLIP, second_order=True)
+    _, gradient = meta_gradient(theta, episode, SECOND)
 
     def query_loss(start: Parameters) -> float:
         return float(episode.query(adapted_by_hand(start, episode))[0])
@@ -116,7 +118,7 @@ def test_first_order_is_the_derivative_at_the_adapted_parameters(
     theta, episode = supernet_episode(inner_steps)
     adapted = adapted_by_hand(theta, episode)
 
-    (loss, _), gradient = meta_gradient(theta, episode, RATES, NO_CLIP, second_order=False)
+    (loss, _), gradient = meta_gradient(theta, episode, FIRST)
 
     assert float(loss) == pytest.approx(float(episode.query(adapted)[0]), rel=1e-9)
     for seed in range(3):
@@ -132,7 +134,7 @@ def test_the_outer_loss_of_all_in_second_order_is_the_derivative_of_the_sum(
 ) -> None:
     theta, episode = supernet_episode(inner_steps)
 
-    (loss, _), gradient = meta_gradient(theta, episode, RATES, NO_CLIP, True, "all")
+    (loss, _), gradient = meta_gradient(theta, episode, replace(SECOND, outer_loss="all"))
 
     def all_losses(start: Parameters) -> float:
         firsts = [Episode(episode.support[:m], episode.support[m]) for m in range(inner_steps)]
@@ -150,11 +152,11 @@ def test_the_outer_loss_of_all_in_first_order_is_reptiles_direction(inner_steps:
     # With equal rates of both parts, and a last inner step on the query batch, Reptile's
     # theta - theta'' is the rate times the sum of all gradients.
     theta, episode = supernet_episode(inner_steps)
-    rates = InnerRates(0.3, 0.3)
-    _, gradient = meta_gradient(theta, episode, rates, NO_CLIP, False, "all")
+    settings = LearnerSettings(0.3, 0.3, NO_CLIP, outer_loss="all")
+    _, gradient = meta_gradient(theta, episode, settings)
 
     batches = [*episode.support, episode.query]
-    end = task_learner(theta, batches, rates, NO_CLIP, second_order=False)
+    end = task_learner(theta, batches, settings)
 
     for value, last, own in zip(theta.tensors(), end.tensors(), gradient.tensors(), strict=True):
         torch.testing.assert_close((value - last) / 0.3, own, rtol=1e-9, atol=1e-12)
@@ -162,9 +164,10 @@ def test_the_outer_loss_of_all_in_first_order_is_reptiles_direction(inner_steps:
 
 def test_the_inner_clip_does_not_bound_the_support_gradients_in_the_outer_loss() -> None:
     theta, episode = supernet_episode(1)
-    free = meta_gradient(theta, episode, InnerRates(0.0, 0.0), NO_CLIP, False, "all")[1]
+    still = LearnerSettings(0.0, 0.0, NO_CLIP, outer_loss="all")
+    free = meta_gradient(theta, episode, still)[1]
 
-    bound = meta_gradient(theta, episode, InnerRates(0.0, 0.0), 1e-3, False, "all")[1]
+    bound = meta_gradient(theta, episode, replace(still, clip=1e-3))[1]
 
     pairs = zip(free.tensors(), bound.tensors(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
@@ -173,7 +176,7 @@ def test_the_inner_clip_does_not_bound_the_support_gradients_in_the_outer_loss()
 def test_second_order_differs_from_first_order_unless_there_is_no_inner_step() -> None:
     for inner_steps, differs in ((0, False), (1, True), (2, True)):
         theta, episode = supernet_episode(inner_steps)
-        both = [meta_gradient(theta, episode, RATES, NO_CLIP, order)[1] for order in (False, True)]
+        both = [meta_gradient(theta, episode, settings)[1] for settings in (FIRST, SECOND)]
         apart = moved(both[0], both[1], -1.0)
         relative = dot(apart, apart) / dot(both[0], both[0])
         assert (relative > 1e-4) is differs
@@ -205,10 +208,10 @@ def test_two_parameters_unrolled_by_hand() -> None:
     jacobian = [[1.0, 0.0], [0.0, 1.0]]
     for _ in range(2):
         slope_w, slope_a = c[0] * (w - t[0]) + a, c[1] * (a - t[1]) + w
-        w, a = w - RATES.weights * slope_w, a - RATES.alphas * slope_a
+        w, a = w - FIRST.inner_lr * slope_w, a - FIRST.inner_alpha_lr * slope_a
         step = [
-            [1 - RATES.weights * c[0], -RATES.weights],
-            [-RATES.alphas, 1 - RATES.alphas * c[1]],
+            [1 - FIRST.inner_lr * c[0], -FIRST.inner_lr],
+            [-FIRST.inner_alpha_lr, 1 - FIRST.inner_alpha_lr * c[1]],
         ]
         jacobian = [
             [sum(step[i][k] * jacobian[k][j] for k in range(2)) for j in range(2)] for i in range(2)
@@ -218,8 +221,8 @@ def test_two_parameters_unrolled_by_hand() -> None:
     theta = two_numbers(0.7, -1.1)
     episode = Episode([quadratic(c, t)] * 2, quadratic(cq, tq))
 
-    first = meta_gradient(theta, episode, RATES, NO_CLIP, second_order=False)[1]
-    second = meta_gradient(theta, episode, RATES, NO_CLIP, second_order=True)[1]
+    first = meta_gradient(theta, episode, FIRST)[1]
+    second = meta_gradient(theta, episode, SECOND)[1]
 
     assert float(first.weights["w"]) == pytest.approx(query_w, rel=1e-12)
     assert float(first.alphas.op_normal) == pytest.approx(query_a, rel=1e-12)
@@ -232,8 +235,9 @@ def test_a_rate_of_zero_leaves_its_part_alone(second_order: bool) -> None:
     theta, episode = supernet_episode(2)
     theta = theta.with_tensors([t.requires_grad_() for t in theta.tensors()])
 
-    still_w = task_learner(theta, episode.support, InnerRates(0.0, 0.5), NO_CLIP, second_order)
-    still_a = task_learner(theta, episode.support, InnerRates(0.3, 0.0), NO_CLIP, second_order)
+    settings = replace(FIRST, second_order=second_order)
+    still_w = task_learner(theta, episode.support, replace(settings, inner_lr=0.0))
+    still_a = task_learner(theta, episode.support, replace(settings, inner_alpha_lr=0.0))
 
     assert all(torch.equal(still_w.weights[n], w) for n, w in theta.weights.items())
     assert not torch.equal(still_w.alphas.op_normal, theta.alphas.op_normal)
@@ -246,22 +250,22 @@ def test_the_clip_bounds_the_weights_gradient_and_not_the_alphas() -> None:
     theta, episode = supernet_episode(1)
     clip = 0.01
 
-    adapted = task_learner(theta, episode.support, RATES, clip, second_order=False)
-    free = task_learner(theta, episode.support, RATES, NO_CLIP, second_order=False)
+    adapted = task_learner(theta, episode.support, replace(FIRST, clip=clip))
+    free = task_learner(theta, episode.support, FIRST)
 
     step = [adapted.weights[n].detach() - w for n, w in theta.weights.items()]
     norm = torch.sqrt(sum(((s**2).sum() for s in step), torch.zeros(())))
-    assert float(norm) == pytest.approx(RATES.weights * clip, rel=1e-6)
+    assert float(norm) == pytest.approx(FIRST.inner_lr * clip, rel=1e-6)
     assert torch.equal(adapted.alphas.op_normal, free.alphas.op_normal)
 
 
 def test_second_order_holds_with_an_active_clip() -> None:
     theta, episode = supernet_episode(1)
     clip = 0.05
-    _, gradient = meta_gradient(theta, episode, RATES, clip, second_order=True)
+    _, gradient = meta_gradient(theta, episode, replace(SECOND, clip=clip))
 
     def query_loss(start: Parameters) -> float:
-        adapted = task_learner(start, episode.support, RATES, clip, second_order=False)
+        adapted = task_learner(start, episode.support, replace(FIRST, clip=clip))
         return float(episode.query(adapted)[0].detach())
 
     along = direction(theta, "weights", 5)
@@ -303,9 +307,7 @@ def test_a_round_carries_parameters_and_moments_from_episode_to_episode() -> Non
         expected, state = outer.step(expected, expected.with_tensors(list(slopes)), state)
         losses.append(float(loss.detach()))
 
-    trained, history = meta_learner(
-        theta, [first, second, first], RATES, outer, NO_CLIP, second_order=False
-    )
+    trained, history = meta_learner(theta, [first, second, first], FIRST, outer)
 
     assert history[:, 0].tolist() == pytest.approx(losses, rel=1e-9)
     for ours, theirs in zip(trained.tensors(), expected.tensors(), strict=True):
@@ -318,16 +320,18 @@ def test_what_the_server_sent_is_not_changed_in_place(second_order: bool) -> Non
     before = [t.clone() for t in theta.tensors()]
     outer = OuterOptimizers(lr=0.1, alpha_lr=0.02, momentum=0.9, weight_decay=0.01)
 
-    meta_learner(theta, [episode, episode], RATES, outer, 5.0, second_order)
+    meta_learner(
+        theta, [episode, episode], replace(FIRST, clip=5.0, second_order=second_order), outer
+    )
 
     assert all(torch.equal(a, b) for a, b in zip(theta.tensors(), before, strict=True))
 
 
 def test_adaptation_lowers_the_loss_it_descends() -> None:
     theta, episode = supernet_episode(1)
-    rates = InnerRates(0.05, 0.05)
+    settings = LearnerSettings(0.05, 0.05, NO_CLIP)
 
-    adapted = task_learner(theta, episode.support * 10, rates, NO_CLIP, second_order=False)
+    adapted = task_learner(theta, episode.support * 10, settings)
 
     assert episode.support[0](adapted)[0] < episode.support[0](theta)[0]
 
@@ -344,11 +348,11 @@ def unrolled(
         assert float(norm.detach()) > clip, "choose a clip that is active"
         at = at.with_tensors(
             [
-                t - RATES.weights * clip / norm * s
+                t - FIRST.inner_lr * clip / norm * s
                 for t, s in zip(at.weights.values(), slopes[:count], strict=True)
             ]
             + [
-                t - RATES.alphas * s
+                t - FIRST.inner_alpha_lr * s
                 for t, s in zip(at.alphas.tensors(), slopes[count:], strict=True)
             ]
         )
@@ -381,7 +385,9 @@ def test_a_round_is_clipped_sgd_and_adam_of_pytorch_on_the_meta_gradient(
         adam.step()
         losses.append(loss)
 
-    trained, history = meta_learner(theta, episodes, RATES, outer, clip, second_order)
+    trained, history = meta_learner(
+        theta, episodes, replace(FIRST, clip=clip, second_order=second_order), outer
+    )
 
     assert history[:, 0].tolist() == pytest.approx(losses, rel=1e-6)
     for ours, theirs, start in zip(
@@ -395,7 +401,7 @@ def test_a_round_is_clipped_sgd_and_adam_of_pytorch_on_the_meta_gradient(
 def test_an_active_clip_is_differentiated_too(part: str) -> None:
     theta, episode = supernet_episode(2, seed=3)
     clip = 0.05
-    _, gradient = meta_gradient(theta, episode, RATES, clip, second_order=True)
+    _, gradient = meta_gradient(theta, episode, replace(SECOND, clip=clip))
 
     def query_loss(start: Parameters) -> float:
         leaves = start.with_tensors([t.detach().requires_grad_() for t in start.tensors()])
@@ -412,7 +418,9 @@ def test_without_inner_steps_it_is_the_plain_gradient(second_order: bool) -> Non
     leaves = [t.clone().requires_grad_() for t in theta.tensors()]
     expected = torch.autograd.grad(episode.query(theta.with_tensors(leaves))[0], leaves)
 
-    _, gradient = meta_gradient(theta, episode, RATES, 1e-3, second_order)
+    _, gradient = meta_gradient(
+        theta, episode, replace(FIRST, clip=1e-3, second_order=second_order)
+    )
 
     for ours, plain in zip(gradient.tensors(), expected, strict=True):
         assert torch.equal(ours, plain)
@@ -428,7 +436,7 @@ def test_a_weight_without_slope_gives_no_nan_when_clipped() -> None:
     start = two_numbers(0.0, 0.4)
     theta = Parameters({"w": start.weights["w"], "v": start.weights["w"] + 1.5}, start.alphas)
 
-    _, gradient = meta_gradient(theta, Episode([loss], loss), RATES, 0.1, second_order=True)
+    _, gradient = meta_gradient(theta, Episode([loss], loss), replace(SECOND, clip=0.1))
 
     # v' = v + 0.3 * 0.1 whatever v, so the slope of v is the one at v'.
     assert float(gradient.weights["v"]) == pytest.approx(2 * (1.5 + 0.03 - 3))

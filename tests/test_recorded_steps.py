@@ -5,6 +5,7 @@ recorded with, and it does not run while it is recorded.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,16 +15,10 @@ from torch import Tensor
 
 from fedmetanas.client.batch_loss import BatchLoss
 from fedmetanas.client.cuda_graphs import KEPT, RecordedSteps
-from fedmetanas.client.learner import (
-    Episode,
-    InnerRates,
-    OuterOptimizers,
-    Parameters,
-    Runner,
-    meta_learner,
-    one_by_one,
-)
+from fedmetanas.client.learner import Episode, LearnerSettings, Runner, meta_learner, one_by_one
 from fedmetanas.client.milenas_learner import BatchPair, milenas_learner
+from fedmetanas.client.optimizers import OuterOptimizers
+from fedmetanas.client.parameters import Parameters
 from fedmetanas.client.sgd_learner import sgd_learner
 from fedmetanas.search_space.alphas import Mask, Noise
 from fedmetanas.search_space.prediction import Relaxed
@@ -32,7 +27,7 @@ SHAPE = make_shape(nodes=2, layers=2)
 MASK = Mask.full(SHAPE.topology)
 NETWORK, THETA = random_parameters(SHAPE, 3)
 OUTER = OuterOptimizers(0.1, 0.05, 0.9, 1e-3)
-RATES = InnerRates(0.2, 0.1)
+LEARNING = LearnerSettings(0.2, 0.1, clip=5.0)
 
 
 class Recorder:
@@ -59,7 +54,7 @@ def loss(number: int, count: int = 5) -> BatchLoss:
 def meta(run: Runner, numbers: range, count: int = 5, lr: float = 0.1) -> tuple[Any, Tensor]:
     outer = OuterOptimizers(lr, 0.05, 0.9, 1e-3)
     episodes = [Episode([loss(2 * n, count)], loss(2 * n + 1, count)) for n in numbers]
-    return meta_learner(THETA, episodes, RATES, outer, 5.0, False, "query", run)
+    return meta_learner(THETA, episodes, LEARNING, outer, run)
 
 
 def sgd(run: Runner, numbers: range) -> tuple[Parameters, Tensor]:
@@ -120,6 +115,18 @@ def test_another_outer_rate_needs_no_recording() -> None:
     steps = RecordedSteps(recorder)
     for lr in (0.1, 0.03):
         assert_same(meta(recorded(steps), range(3), lr=lr), meta(one_by_one, range(3), lr=lr))
+    assert recorder.recorded == 1
+
+
+def test_a_proximal_term_holds_each_client_to_what_it_was_sent() -> None:
+    recorder = Recorder()
+    steps = RecordedSteps(recorder)
+    outer = replace(OUTER, proximal_mu=20.0)
+    for factor in (1.0, 0.5):
+        theta = THETA.with_tensors([factor * tensor for tensor in THETA.tensors()])
+        losses = [loss(number) for number in range(3)]
+        expected = sgd_learner(theta, losses, outer, 5.0, one_by_one)
+        assert_same(sgd_learner(theta, losses, outer, 5.0, recorded(steps)), expected)
     assert recorder.recorded == 1
 
 

@@ -16,11 +16,13 @@ from helpers import (
 )
 
 from fedmetanas.benchmarks.plain import plain_logits
-from fedmetanas.client.learner import Episode, InnerRates, Loss, Parameters, meta_gradient
-from fedmetanas.search_space import operations
+from fedmetanas.client.learner import Episode, LearnerSettings, Loss, meta_gradient
+from fedmetanas.client.parameters import Parameters
+from fedmetanas.search_space import modules, operations
 from fedmetanas.search_space.alphas import Alphas, Mask, Noise, Topology
 from fedmetanas.search_space.genotype import Genotype, load_weights
-from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, OPERATIONS, make_norm, register
+from fedmetanas.search_space.modules import make_norm
+from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, OPERATIONS, register
 from fedmetanas.search_space.prediction import Relaxed, loss_and_accuracy
 from fedmetanas.search_space.relaxation import RELAXATIONS, relax
 from fedmetanas.search_space.supernet import (
@@ -116,7 +118,8 @@ def test_the_meta_gradient_is_that_of_the_plain_supernet(
             for batch in batches
         ]
         episode = Episode(losses[:1], losses[1])
-        return meta_gradient(theta, episode, InnerRates(0.3, 0.2), 1e9, second_order)[1].tensors()
+        settings = LearnerSettings(0.3, 0.2, 1e9, second_order)
+        return meta_gradient(theta, episode, settings)[1].tensors()
 
     torch.testing.assert_close(gradient(fast), gradient(plain))
 
@@ -227,7 +230,7 @@ def test_reductions_are_at_one_and_two_thirds() -> None:
 
 
 def test_the_operation_of_the_readme_can_be_searched() -> None:
-    exec(readme_example('@register("conv_3x3")'), vars(operations).copy())
+    exec(readme_example('@register("conv_3x3")'), {**vars(modules), **vars(operations)})
     try:
         shape = make_shape(operations=("skip_connect", "conv_3x3"))
         network, theta = random_parameters(shape, 0, SINGLE)

@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from helpers import generator, make_shape, random_images, random_mask, random_parameters
 
-from fedmetanas.search_space import operations, supernet
+from fedmetanas.search_space import operations
 from fedmetanas.search_space.alphas import Mask, Noise
+from fedmetanas.search_space.execution import terms
 from fedmetanas.search_space.execution.wide import wide
 from fedmetanas.search_space.kernels.depthwise import _on_gpu, on_coarser_images
 from fedmetanas.search_space.kernels.pointwise import grouped_pointwise
-from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, SeparableConv
+from fedmetanas.search_space.modules import SeparableConv
+from fedmetanas.search_space.operations import DEFAULT_OPERATIONS
 from fedmetanas.search_space.prediction import Relaxed
 
 DOUBLE = torch.float64
@@ -121,9 +123,9 @@ def test_the_supernet_is_the_same_with_them(
             return wide(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(supernet, "is_small", lambda x: False)
-            patch.setattr(supernet, "is_on_gpu", lambda x: True)
-            patch.setattr(supernet, "wide", counted)
+            patch.setattr(terms, "is_small", lambda x: False)
+            patch.setattr(terms, "is_on_gpu", lambda x: True)
+            patch.setattr(terms, "wide", counted)
             result = relaxed.predict(*theta, images, noise)
 
         assert calls
@@ -148,7 +150,7 @@ def test_a_subclass_is_computed_by_itself(monkeypatch: pytest.MonkeyPatch) -> No
     images, _ = random_images(shape, 6, (8, 8))
     relaxed = Relaxed(network, shape, Mask.full(shape.topology), 0.8, "gumbel")
     expected = relaxed.predict(*theta, images)
-    monkeypatch.setattr(supernet, "is_small", lambda x: False)
-    monkeypatch.setattr(supernet, "is_on_gpu", lambda x: True)
+    monkeypatch.setattr(terms, "is_small", lambda x: False)
+    monkeypatch.setattr(terms, "is_on_gpu", lambda x: True)
 
     torch.testing.assert_close(relaxed.predict(*theta, images), expected)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedmetanas.search_space.kernels.depthwise import DepthwiseConv
-from fedmetanas.search_space.operations import Norm, SeparableConv, SeparableStage, normalise
+from fedmetanas.search_space.modules import Norm, SeparableConv, SeparableStage, normalise
 
 SMALL = 2**14  # numbers in a state for which the calls cost more than what they compute
 SMALL_PLANE = 64  # pixels

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedmetanas.search_space.kernels.depthwise import depthwise
 from fedmetanas.search_space.kernels.pointwise import grouped_pointwise
-from fedmetanas.search_space.operations import SeparableConv, normalise
+from fedmetanas.search_space.modules import SeparableConv, normalise
 
 
 def is_on_gpu(x: Tensor) -> bool:
