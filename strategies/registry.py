@@ -208,6 +208,8 @@ def _expected(key: str, value: Any, parameter: inspect.Parameter | None) -> str:
         return KINDS[kind]
     if key == "fraction_train" and number and not 0 < value <= 1:
         return "greater than 0 and at most 1"
+    if key == "proximal_mu" and number and value < 0:
+        return "at least 0"
     return ""
 
 
