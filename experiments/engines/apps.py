@@ -19,6 +19,8 @@ NODE = 2  # the one node of the inline engine; 1 is the server's
 
 RunConfig = dict[str, Any]
 
+NOT_FOR_PERSONS = ("ray_actor", "vce_api", "logger")  # files of Flower, whose warnings are ours
+
 
 @dataclass(frozen=True)
 class AppByName:
@@ -58,8 +60,8 @@ def context_of(run_config: RunConfig) -> Context:
 class Warnings(logging.Handler):
     """Say what Flower, or a strategy in its name, warns of: each thing once.
 
-    Its errors are left out, and what concerns Ray's workers: the server says them once, and an
-    exception says itself.
+    Its errors are left out: the server says them once, and an exception says itself. So is what a
+    person can do nothing about: that Ray's workers die, or that we call what is deprecated.
     """
 
     def __init__(self) -> None:
@@ -69,8 +71,8 @@ class Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Say it, if it is new."""
         words = one_line(record.getMessage())
-        of_workers = record.module in ("ray_actor", "vce_api")
-        if record.levelno == logging.WARNING and not of_workers and words not in self.said:
+        warns = record.levelno == logging.WARNING and record.module not in NOT_FOR_PERSONS
+        if warns and words not in self.said:
             self.said.add(words)
             say(f"warning: {words}", stream=sys.stderr)
 
