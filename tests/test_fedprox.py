@@ -1,6 +1,7 @@
 """FedProx's proximal term: what clients do with ``proximal-mu``."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fedmetanas.client.milenas_learner import BatchPair, milenas_learner
 from fedmetanas.client.numpy_client import MetaClient
 from fedmetanas.client.optimizers import OuterOptimizers
 from fedmetanas.client.parameters import Parameters
+from fedmetanas.client.round import read_round
 from fedmetanas.client.sgd_learner import sgd_learner
 from fedmetanas.search_space.alphas import Alphas, Mask
 from fedmetanas.server.loop import RoundResult, SearchResult, SearchState
@@ -129,6 +131,38 @@ def test_a_great_mu_holds_the_weights_and_not_the_alphas(learner: str) -> None:
     assert 0 < norm(held, wire.WEIGHTS) < 1e-3 * norm(free, wire.WEIGHTS)
     assert norm(held, wire.ALPHAS) == pytest.approx(norm(free, wire.ALPHAS), rel=0.1)
     assert (norm(free, wire.ALPHAS) > 0) is (learner != "sgd")
+
+
+def test_a_recorded_step_is_of_one_mu_and_of_any_step_size() -> None:
+    on_gpu = replace(experiment_of(), device=torch.device("cuda"))
+    client = MetaClient(on_gpu, 1, [])
+
+    def plan(mu: float, phase_round: int) -> Any:
+        config = {"server-round": 2, wire.PROXIMAL_MU: mu, "phase-round": phase_round}
+        return client._runner(read_round(config, on_gpu)).args
+
+    assert plan(0.5, 1) == plan(0.5, 2)
+    assert plan(0.5, 1) != plan(1.0, 1)
+
+
+def test_the_keys_of_the_wire_format_are_those_that_are_read() -> None:
+    read = set()
+
+    class Told(dict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            read.add(key)
+            return super().__getitem__(key)
+
+        def get(self, key: str, default: Any = None) -> Any:
+            read.add(key)
+            return super().get(key, default)
+
+    read_round(Told(wire.round_config(1.0, Mask.full(experiment_of().topology))), experiment_of())
+
+    masks = {key for key in read if key.startswith(wire.MASK)}
+    elsewhere = {"partition-id", "phase"}  # by the ClientApp; by the server, for its record
+    assert masks
+    assert read - masks | elsewhere == set(wire.CONFIG_KEYS)
 
 
 @pytest.mark.parametrize("mu", [-0.5, math.nan, math.inf])

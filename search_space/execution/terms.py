@@ -52,7 +52,7 @@ class Factors:
         """Return the factors of the channels of a term, (C,); None: 1."""
         return None if self.matrix is None else self.rows[place[0]][self.columns[place[1]]]
 
-    def together(self, places: Sequence[Place]) -> Tensor | None:
+    def numbers(self, places: Sequence[Place]) -> Tensor | None:
         """Return the coefficients of some terms, a number each; None: 1."""
         if self.matrix is None:
             return None
@@ -157,7 +157,7 @@ class Terms:
         rows = torch.tensor([ends.index(self.ends[place]) for place in places])
         columns = torch.tensor([*range(len(convs)), *of_others])
         weights = source.state.new_zeros(len(ends), len(convs) + len(shared))
-        values = factors.together(places)
+        values = factors.numbers(places)
         values = weights.new_ones(()) if values is None else values
         totals = bundle(
             source.through(RELU),
