@@ -17,6 +17,8 @@ What else it may hold has a default:
 
 A query asks for the losses of some networks: ``finalists`` says of how many, and
 ``finalists/<name>`` has their one-hot masks, one after the other; ``losses`` is the reply's metric.
+
+The ConfigRecord of a reply has ``code``, a digest of the code that the client runs.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -41,6 +43,7 @@ ALPHAS = "alphas/"
 MASK = "mask/"
 FINALISTS = "finalists"
 LOSSES = "losses"
+CODE = "code"
 
 
 def to_arrays(weights: Weights, alphas: Alphas) -> dict[str, AnyArray]:
