@@ -20,6 +20,7 @@ from .console import say
 from .engines import ENGINES
 from .experiment import Experiment, open_experiment
 from .settings import Settings
+from .surroundings import process_left_as_found
 from .trial import try_strategy
 
 #: What a person can set right; the message is the one line to show.
@@ -51,7 +52,8 @@ def check(settings: Settings, engine: str) -> Experiment:
 def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     """Check the settings and run the experiment; return 0 if it completed.
 
-    It returns 1 if it did not, and 2 if that was for want of a place to write.
+    It returns 1 if it did not, and 2 if that was for want of a place to write. It may be called in
+    any program and any thread: what it changes in the process is put back.
 
     Parameters
     ----------
@@ -70,7 +72,14 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
         As :func:`check`, or if there are results in the folder.
     CheckpointError
         If no checkpoint of the run is sound.
+    KeyboardInterrupt
+        If the person stops it; the message is how to go on.
     """
+    with process_left_as_found():
+        return _run(settings, engine, out, resume)
+
+
+def _run(settings: Settings, engine: str, out: str, resume: bool) -> int:
     experiment = check(settings, engine)
     if resume:
         folder = expanded(out).absolute()
@@ -84,9 +93,11 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     except RunError as error:
         say(f"fedmetanas: {error}", stream=sys.stderr)
         code = error.exit_code
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(run_folder.stopped(folder)) from None
     if run_folder.read_summary(folder) is None:
         say(
-            f"fedmetanas: the run did not complete; go on with: fedmetanas run --resume {folder}",
+            f"fedmetanas: the run did not complete; {run_folder.go_on_with(folder)}",
             stream=sys.stderr,
         )
         return code

@@ -17,6 +17,8 @@ from flwr.app import (
     RecordDict,
 )
 
+from fedmetanas.errors import RunError
+from fedmetanas.experiments.code_digest import DIGEST
 from fedmetanas.experiments.console import one_line, printable
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.aggregation import AnyArray
@@ -75,6 +77,16 @@ class BadReplyError(ValueError):
         self.trace = trace
 
 
+class OtherCodeError(RunError):
+    """A client runs other code than the server, and none of its numbers mean what they seem to."""
+
+    def __init__(self, client: int) -> None:
+        super().__init__(
+            f"client {client} runs another version of fedmetanas than the server; install the same "
+            "on all machines, and start a simulation outside of other copies of it"
+        )
+
+
 class Expected:
     """The arrays that clients were sent, and what a check of replies must know of them.
 
@@ -128,6 +140,8 @@ def checked(
     ------
     BadReplyError
         If the reply is an error, or its content is not what it must be.
+    OtherCodeError
+        If it does not carry the digest of this code.
     """
     if reply.has_error():
         trace = printable(reply.error.reason or "")[-LONGEST_TRACE:].strip() or "without a reason"
@@ -135,6 +149,8 @@ def checked(
         if reply.error.code == RAISED:
             raise BadReplyError(line, trace)
         raise BadReplyError(f"no reply: {line}")
+    if [record.get(wire.CODE) for record in reply.content.config_records.values()] != [DIGEST]:
+        raise OtherCodeError(sent.metadata.dst_node_id)
     stage = sent.metadata.message_type
     metrics = _metrics(reply.content, METRICS[stage], most_examples)
     content = RecordDict({"metrics": metrics})

@@ -18,6 +18,8 @@ What else it may hold has a default:
 
 A query asks for the losses of some networks: ``finalists`` says of how many, and
 ``finalists/<name>`` has their one-hot masks, one after the other; ``losses`` is the reply's metric.
+
+The ConfigRecord of a reply has ``code``, a digest of the code that the client runs.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -43,6 +45,7 @@ ALPHAS = "alphas/"
 MASK = "mask/"
 FINALISTS = "finalists"
 LOSSES = "losses"
+CODE = "code"
 PROXIMAL_MU = "proximal-mu"
 
 #: The settings that clients know in a message to train or to evaluate, but for those of a mask,
