@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from fedmetanas.errors import RunError, StrategyError
 from fedmetanas.experiments.commands.main import main
 from fedmetanas.experiments.randomness import seeded_random
+from fedmetanas.server.hooks import Hook, RoundResult, SearchState
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.abilities import round_config, strategies_in
 from fedmetanas.strategies.fedmetanas import FedMetaNAS, SearchPlan
@@ -117,6 +118,43 @@ def test_what_is_wrapped_does_what_it_did(inner: str) -> None:
     assert operations_alive(bare.rounds) == operations_alive(wrapped.rounds)
     assert [r.phase for r in bare.rounds] == [r.phase for r in wrapped.rounds]
     assert [r.test_loss for r in bare.rounds] == [r.test_loss for r in wrapped.rounds]
+
+
+@pytest.mark.parametrize("inner", ["fedmetanas", "fednas", "finalists", "perfedavg"])
+def test_a_wrapper_that_compares_replies_with_what_it_was_given_can_do_so(inner: str) -> None:
+    """Without noise, and with a norm that nothing reaches, privacy changes nothing but rounding."""
+    privacy = "flwr.serverapp.strategy:DifferentialPrivacyServerSideFixedClipping"
+    numbers = {"noise_multiplier": 0.0, "clipping_norm": 1e9, "num_sampled_clients": 3}
+    rest = ("evaluation.every=9", "search.operation_threshold=0.333", "rounds=4")
+
+    bare = tiny.run_search(f"strategy.name={inner}", *rest)
+    wrapped = tiny.run_search(*around(inner, privacy, **numbers), *rest)
+
+    assert bare.genotype == wrapped.genotype
+    for name, weights in bare.weights.items():
+        torch.testing.assert_close(wrapped.weights[name], weights, rtol=1e-3, atol=1e-4)
+
+
+class Keeps(Hook):
+    """Keeps the states it is told of, and what was in them then."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[SearchState, list[str]]] = []
+
+    def on_round(self, result: RoundResult, state: SearchState) -> None:
+        self.kept.append((state, list(state.arrays)))
+
+
+def test_what_a_hook_was_told_stays_as_it_was() -> None:
+    """A strategy takes out of its record what it does not send: alphas, once all is decided."""
+    keeps = Keeps()
+
+    tiny.run_search("strategy.name=perfedavg", "rounds=2", "evaluation.every=9", hooks=[keeps])
+
+    assert len(keeps.kept) == 2
+    for state, keys in keeps.kept:
+        assert list(state.arrays) == keys
+        assert wire.split(keys)[1]
 
 
 def test_options_reach_the_strategy_they_are_for() -> None:
