@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedmetanas.errors import SettingsError
+from fedmetanas.experiments.code_digest import refuse_other_package
 from fedmetanas.experiments.experiment import default_workers
 from fedmetanas.experiments.results.run_folder import stopped
 from fedmetanas.experiments.settings import Settings
@@ -98,7 +99,7 @@ def _running_ray(workers: int, folder: str) -> Iterator[None]:
     Raises
     ------
     SettingsError
-        If the one that runs has no CPUs.
+        If the one that runs has no CPUs, or may run other code than this.
     """
     import ray
 
@@ -116,6 +117,8 @@ def _running_ray(workers: int, folder: str) -> Iterator[None]:
                 log_to_driver=False,
                 _temp_dir=folder,
             )
+    else:
+        refuse_other_package(Path.cwd())
     shutdown, ray.shutdown = ray.shutdown, lambda: None  # as Flower calls it when it has finished
     try:
         if ray.cluster_resources().get("CPU", 0) < 1:
