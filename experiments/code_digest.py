@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import fedmetanas
+from fedmetanas.errors import SettingsError
 
 #: The packages inside ours. In a checkout there is more beside them, which is no part of it.
 PACKAGES = ("benchmarks", "client", "experiments", "search_space", "server", "strategies")
@@ -41,3 +43,21 @@ def digest_of(folders: Iterable[str]) -> str:
 
 #: Of the code as it was when this process was started.
 DIGEST = digest_of(fedmetanas.__path__)
+
+
+def refuse_other_package(folder: Path) -> None:
+    """Refuse a folder that workers of Ray search first, if they would find other code there.
+
+    Raises
+    ------
+    SettingsError
+        If there is a module or a package of our name in it that is another one.
+    """
+    found = PathFinder.find_spec(fedmetanas.__name__, [str(folder)])
+    if found is None or found.origin is None:  # a folder without __init__.py is none
+        return
+    if digest_of([*(found.submodule_search_locations or []), str(folder)]) != DIGEST:
+        raise SettingsError(
+            f"{found.origin} is not the fedmetanas that runs here, and Ray's workers, started in "
+            "this folder, would take it; start in another folder"
+        )

@@ -1,5 +1,6 @@
 """The ServerApp: open the experiment, make the strategy, run the loop."""
 
+import sys
 from pathlib import Path
 
 from flwr.app import Context
@@ -7,6 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from fedmetanas.errors import CheckpointError
+from fedmetanas.experiments.code_digest import refuse_other_package
 from fedmetanas.experiments.console import say
 from fedmetanas.experiments.experiment import Experiment, experiment_of
 from fedmetanas.experiments.files import alone_in, expanded
@@ -25,10 +27,14 @@ from .record import Record
 
 app = ServerApp()
 
+FLOWERS_SIMULATION = "flwr-simulation"  # the program that `flwr run` starts, with Ray in its folder
+
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that the run config names; see :mod:`fedmetanas.experiments.settings`."""
+    if Path(sys.argv[0]).name == FLOWERS_SIMULATION:
+        refuse_other_package(Path.cwd())
     experiment = experiment_of(context.run_config)
     settings = experiment.settings
     chosen = settings.strategy

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedmetanas.errors import SettingsError
+from fedmetanas.experiments.code_digest import refuse_other_package
 from fedmetanas.experiments.experiment import default_workers
 from fedmetanas.experiments.results.run_folder import stopped
 from fedmetanas.experiments.settings import Settings
 
 from .apps import CLIENT_APP, SERVER_APP, AppByName, RunConfig, quieten_flower
 from .guarded import ENDED, GuardedApp
-from .stopping import StoppableServer, stopped_by_ctrl_c
+from .stopping import StoppableServer, StoppedError, stopped_by_ctrl_c
 
 LONGEST_SOCKET = 107  # bytes in the path of a socket, a limit of Linux
 QUOTES = "'\\"  # with which Ray, as it starts its processes, does not cope in a path
@@ -47,61 +48,58 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
     """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from flwr.simulation import run_simulation  # Ray is slow to import: only where it is used
-
-    quieten_flower()
     workers = settings.engine.workers or default_workers()
     workers = min(workers, settings.partitions)
     gpus = 1 / workers if settings.engine.device == "cuda" else 0
     stop = threading.Event()
     # A folder of its own: Ray would leave its logs in the one that all runs share.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        if os.path.expanduser("~") == "~":  # it is unknown, and Flower asks as it is imported
+            os.environ.setdefault("FLWR_HOME", folder)
         server = StoppableServer(SERVER_APP, run_config, stop, folder)
         app = AppByName(CLIENT_APP, run_config)
         client = GuardedApp(app, settings.engine.timeout, folder, os.getcwd())
-        with (
-            stopped_by_ctrl_c(stop, Path(folder) / ENDED, stopped(run_config["out"])),
-            _running_ray(workers, folder) as cores,
-        ):
-            run_simulation(
-                server_app=server,  # type: ignore[arg-type]
-                client_app=client,  # type: ignore[arg-type]
-                num_supernodes=settings.partitions,
-                backend_config={
-                    # These are the options of Ray's actors: one that died is started again, and
-                    # does its message once more.
-                    "client_resources": {
-                        "num_cpus": max(1, cores // workers),
-                        "num_gpus": gpus,
-                        "max_restarts": -1,
-                        "max_task_retries": 1,
+        with stopped_by_ctrl_c(stop, Path(folder) / ENDED, stopped(run_config["out"])):
+            from flwr.simulation import run_simulation  # slow to import: only where it is used
+
+            quieten_flower()
+            with _running_ray(workers, folder):
+                if stop.is_set():  # while Ray started
+                    raise StoppedError
+                run_simulation(
+                    server_app=server,  # type: ignore[arg-type]
+                    client_app=client,  # type: ignore[arg-type]
+                    num_supernodes=settings.partitions,
+                    backend_config={
+                        # These are the options of Ray's actors: one that died is started again,
+                        # and does its message once more.
+                        "client_resources": {
+                            "num_cpus": 1,
+                            "num_gpus": gpus,
+                            "max_restarts": -1,
+                            "max_task_retries": 1,
+                        },
                     },
-                },
-            )
+                )
             for error in server.raised:
                 raise error
 
 
 @contextlib.contextmanager
-def _running_ray(workers: int, folder: str) -> Iterator[int]:
-    """Start Ray, which ends with the run, or take the one of this process, which does not.
+def _running_ray(workers: int, folder: str) -> Iterator[None]:
+    """Start Ray, which ends with the run, or take the one that runs in this process, and leave it.
 
     Parameters
     ----------
     workers : int
-        How many the run needs.
+        How many to start Ray for; one that runs has as many as it has CPUs.
     folder : str
         For Ray's files, empty.
-
-    Yields
-    ------
-    int
-        The cores that Ray has.
 
     Raises
     ------
     SettingsError
-        If the Ray of this process has none.
+        If the one that runs has no CPUs, or may run other code than this.
     """
     import ray
 
@@ -119,12 +117,16 @@ def _running_ray(workers: int, folder: str) -> Iterator[int]:
                 log_to_driver=False,
                 _temp_dir=folder,
             )
+    else:
+        refuse_other_package(Path.cwd())
     shutdown, ray.shutdown = ray.shutdown, lambda: None  # as Flower calls it when it has finished
     try:
-        cores = int(ray.cluster_resources().get("CPU", 0))
-        if not cores:
-            raise SettingsError("engine: the Ray that this process has started has no CPUs")
-        yield cores
+        if ray.cluster_resources().get("CPU", 0) < 1:
+            raise SettingsError(
+                "engine: Ray runs in this process without CPUs; start it with some, end it by "
+                "ray.shutdown(), or take the inline engine"
+            )
+        yield
     finally:
         ray.shutdown = shutdown
         if ours:
