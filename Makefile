@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run install test soak lint compat
+.PHONY: run install test soak lint reference compat
 
 run: install
 	$(VENV)/bin/fedmetanas run digits
@@ -16,14 +16,24 @@ $(INSTALLED): pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# Types are read over the wheel, unpacked: tools that read cannot follow a package whose folders lie
-# beside it.
-lint: install
+.PHONY: wheel docs
+
+lint: wheel
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	cd build/wheel && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml
+
+# Types and docstrings are read over the wheel, unpacked: tools that read cannot follow a package
+# whose folders lie beside it.
+wheel: install
 	rm -rf build/wheel
 	$(VENV)/bin/python -m hatchling build --target wheel --directory build/wheel >/dev/null
-	cd build/wheel && unzip -q *.whl && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml
+	cd build/wheel && unzip -q *.whl
+
+# The site, in build/site.
+docs: wheel
+	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 test: lint
 	$(VENV)/bin/python -m pytest
@@ -40,3 +50,7 @@ compat:
 # The long versions of the tests: less than 20 minutes.
 soak: install
 	timeout 1200 $(VENV)/bin/python -m pytest -m soak
+
+# The pages of the docs that are made from the code.
+reference: install
+	$(VENV)/bin/python -m fedmetanas.experiments.commands.reference

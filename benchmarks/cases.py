@@ -32,7 +32,7 @@ from fedmetanas.experiments.engines.inline import InlineGrid
 from fedmetanas.experiments.experiment import SIMULATED, open_experiment
 from fedmetanas.experiments.settings import load
 from fedmetanas.search_space.alphas import Alphas, Mask, Noise, Topology
-from fedmetanas.search_space.operations import DEFAULT_OPERATIONS
+from fedmetanas.search_space.names import DEFAULT_OPERATIONS
 from fedmetanas.search_space.prediction import CPU, Relaxed, loss_and_accuracy
 from fedmetanas.search_space.relaxation import relax
 from fedmetanas.search_space.supernet import (

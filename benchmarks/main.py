@@ -48,7 +48,7 @@ def bench(
         facts = {"machine": machine, "torch": torch.__version__, "peak_gflops": peak}
         say(json.dumps({**facts, "rows": table}, indent=2))
     else:
-        console = Console(width=140)
+        console = Console(width=80)
         with console.capture() as written:
             console.print(_table(rows, _where(device), peak))
         say(written.get().rstrip("\n"))

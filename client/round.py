@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedmetanas.experiments.experiment import Experiment
-from fedmetanas.experiments.settings import ClientSettings
+from fedmetanas.experiments.settings.declarations import ClientSettings
 from fedmetanas.search_space.prediction import Relaxed
 from fedmetanas.strategies import wire
 

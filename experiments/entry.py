@@ -3,12 +3,14 @@
 All else takes seconds to import: what signals do in this time is decided here, before.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NoReturn
 
@@ -49,6 +51,26 @@ def start(module: str, function: str, *arguments: Any) -> NoReturn:
 def started_here() -> bool:
     """Return whether this process was started by :func:`start`, and so is this project's own."""
     return signal.getsignal(signal.SIGUSR1) is _do_what_ctrl_c_does
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import what takes seconds: Ctrl-C ends the process at once, and other signals wait.
+
+    An exception in the midst of an import may be lost, or taken for a fault of what is imported.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # by which the thread interrupts
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
 
 
 def stopped_code() -> int:

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from fedmetanas.errors import GenotypeError
 
 from .alphas import CELL_TYPES, Mask, Topology
+from .names import LARGEST
 from .operations import OPERATIONS
 from .supernet import Network, NetworkShape, Weights
 
 FORMAT = "fedmetanas-genotype-1"
 
-#: Bounds of what a file may ask for: a damaged or foreign one must not exhaust the memory.
-LARGEST = {"in_channels": 1024, "classes": 100_000, "channels": 1024, "layers": 200}
 #: Of a supernet that may be searched, and so of a network but for its edges; DARTS' has 2 million.
 MOST_WEIGHTS = 100_000_000
 

@@ -3,7 +3,8 @@
 The seven (with ``none``, eight) operations of DARTS: Liu, Simonyan and Yang, "DARTS: Differentiable
 Architecture Search", 2019, https://arxiv.org/abs/1806.09055, section 3.1.
 
-A new operation is one function from ``(channels, stride, norm)`` to a module, registered by name:
+A new operation is one function from ``(channels, stride, norm)`` to a module, registered by name.
+The command line reads settings without importing this file: add the name to ``names.py``, too.
 
 >>> from fedmetanas.search_space.modules import RELU, conv, make_norm
 >>> @register("conv_3x3")
@@ -24,6 +25,7 @@ from functools import cache
 from torch import nn
 
 from .modules import IDENTITY, AveragePool, FactorizedReduce, SeparableConv, Zero, make_norm
+from .names import OPERATION_NAMES
 
 OperationFactory = Callable[[int, int, str], nn.Module]
 
@@ -49,6 +51,8 @@ def register(name: str) -> Callable[[OperationFactory], OperationFactory]:
 
     def add(factory: OperationFactory) -> OperationFactory:
         OPERATIONS[name] = factory
+        if name not in OPERATION_NAMES:
+            OPERATION_NAMES.append(name)
         return factory
 
     return add
@@ -96,9 +100,6 @@ def dil_conv_3x3(channels: int, stride: int, norm: str) -> nn.Module:
 def dil_conv_5x5(channels: int, stride: int, norm: str) -> nn.Module:
     """Depthwise separable convolution 5x5 with dilation 2."""
     return SeparableConv(channels, 5, stride, norm, dilation=2)
-
-
-DEFAULT_OPERATIONS = tuple(OPERATIONS)
 
 
 @register("none")

@@ -20,8 +20,6 @@ from torch import Tensor
 
 from .alphas import CELL_TYPES, Alphas, Mask, Noise, Topology
 
-RELAXATIONS = ("softmax", "softmax-pairs", "gumbel", "gumbel-hard")
-
 #: For each cell type the coefficients u_ij z_o of its operations, (E, O), in [0, 1].
 Coefficients = dict[str, Tensor]
 

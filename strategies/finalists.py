@@ -36,7 +36,7 @@ DRAWS = 10  # for each finalist, where they are to have a certain size
 
 
 class Finalists(FedMetaNAS):
-    """Search briefly, compare some networks on the clients' query images, train the best.
+    """Search briefly, compare some networks, train the best of them.
 
     Parameters
     ----------

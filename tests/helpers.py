@@ -7,16 +7,16 @@ import torch
 
 from fedmetanas.client.parameters import Parameters
 from fedmetanas.search_space.alphas import Alphas, Mask, Topology
-from fedmetanas.search_space.operations import DEFAULT_OPERATIONS
+from fedmetanas.search_space.names import DEFAULT_OPERATIONS
 from fedmetanas.search_space.pruning import final_cut, soft_prune
 from fedmetanas.search_space.supernet import Network, NetworkShape, build_supernet, initial_weights
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+EXTEND = (Path(__file__).parents[1] / "docs" / "extend.md").read_text(encoding="utf-8")
 
 
-def readme_example(name: str) -> str:
-    """Return the Python block of the README in which `name` stands."""
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def documented_example(name: str) -> str:
+    """Return the Python block of docs/extend.md in which `name` stands."""
+    blocks = re.findall(r"```python\n(.*?)```", EXTEND, flags=re.DOTALL)
     (found,) = [block for block in blocks if name in block]
     return str(found)
 

@@ -25,6 +25,7 @@ from fedmetanas.experiments.report.tables import (
     Column,
     Row,
     Spread,
+    to_console,
     to_csv,
     to_json,
     to_markdown,
@@ -328,7 +329,7 @@ def test_a_folder_of_something_else_is_left_alone(
         (["search.node=3"], ["search.node", "search.nodes"]),
         (["seed=3"], ["--seeds"]),
         (["--reference", "fedav"], ["--reference", "'fedav'", "'fedavg'"]),
-        (["--reference", "random"], ["--reference", "'random'", "fednas-short"]),
+        (["--reference", "random"], ["--reference", "'random'", "fednas-brief-search"]),
         (["search.operations=[skip_connect]"], ["fedavg", "sep_conv_3x3"]),
         (["--variants", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["clients=500"], ["data.min_client_size"]),
@@ -344,7 +345,7 @@ def test_bad_input_is_one_line_before_anything_starts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    short = ["--strategies", "fedmetanas,fednas-short,fedavg", "--seeds", "0"]
+    short = ["--strategies", "fedmetanas,fednas-brief-search,fedavg", "--seeds", "0"]
 
     assert main(["compare", experiment, *short, *arguments]) == 2
 
@@ -396,18 +397,16 @@ def test_variants_are_what_they_say() -> None:
     variants = read_variants()
     base = tiny.settings_of("rounds=10")
     names = {
-        *("fedmetanas", "fedavg", "perfedavg", "fednas", "fednas-short"),
+        *("fedmetanas", "fedavg", "perfedavg", "fednas", "fednas-brief-search"),
         *("random", "random-1", "random-2", "random-3", "random-4"),
         *("no-meta-learning", "second-order", "no-noise", "gumbel", "gumbel-hard"),
         *("no-input-pruning", "no-operation-pruning"),
         *("inner-weights-only", "inner-alphas-only"),
-        *("fedmetanas-half", "fedavg-half", "perfedavg-half", "random-half", "random-half-1"),
-        *("fedmetanas-equal", "fedavg-equal", "random-equal", "fednas-long"),
-        *("fedmetanas-m4-half", "fedmetanas-m4-equal"),
-        *("fedmetanas-late-half", "fedmetanas-late-equal", "perfedavg-late-half"),
-        *("fedmetanas-late01-half", "fedmetanas-late01-equal"),
-        *("fedmetanas-late01-limit-half", "fedmetanas-late01-limit-equal"),
-        *("finalists-half", "finalists-equal", "no-meta-learning-10", "weight-free-limit"),
+        *("fedmetanas-half-time", "fedavg-half-time", "perfedavg-half-time"),
+        *("random-half-time", "random-half-time-1", "finalists-half-time"),
+        *("fedmetanas-equal-time", "fedavg-equal-time", "random-equal-time"),
+        *("finalists-equal-time", "fednas-double-time"),
+        *("no-meta-learning-more-steps", "one-weight-free-edge"),
     }
     assert set(variants) == names
     assert all(variant.about for variant in variants.values())
@@ -415,22 +414,14 @@ def test_variants_are_what_they_say() -> None:
     made = {name: v.of("digits", ["rounds=10"], 5) for name, v in variants.items()}
     assert {settings.seed for settings in made.values()} == {5}
     rounds = {name: settings.rounds for name, settings in made.items() if settings.rounds != 10}
-    by_the_clock = {name for name in names if name.partition("-half")[1] or "-equal" in name}
-    times = {name: 55 if "-equal" in name else 25 for name in by_the_clock}
-    times |= {"fednas": 20, "fednas-short": 20, "fednas-long": 40, "fedmetanas-m4-equal": 50}
+    times = {name: 55 if "-equal" in name else 25 for name in names if "-time" in name}
+    times |= {"fednas": 20, "fednas-brief-search": 20, "fednas-double-time": 40}
     assert rounds == times
-    batches = {name: s.client.episodes * (s.client.inner_steps + 1) for name, s in made.items()}
-    plain = load("mnist-short", []).client
-    for name in ("fedmetanas-m4-half", "fedmetanas-m4-equal", "no-meta-learning-10"):
-        assert batches[name] == plain.episodes * (plain.inner_steps + 1)
-    same_step = made["fedmetanas-late01-half"].client
-    assert same_step == replace(made["fedmetanas-half"].client, meta_start=0.667)
-    for name in ("fedmetanas-late01-limit-half", "fedmetanas-late01-limit-equal"):
-        assert made[name].client == same_step
-        assert made[name].search == made["weight-free-limit"].search
-    assert made["weight-free-limit"].search.weight_free_limit == 1
-    assert made["random-equal"].strategy == made["random-half"].strategy
-    longer, short = made["finalists-equal"], made["finalists-half"]
+    plain, more = load("mnist-short", []).client, made["no-meta-learning-more-steps"].client
+    assert (more.episodes, more.inner_steps) == (plain.episodes * (plain.inner_steps + 1), 0)
+    assert made["one-weight-free-edge"].search.weight_free_limit == 1
+    assert made["random-equal-time"].strategy == made["random-half-time"].strategy
+    longer, short = made["finalists-equal-time"], made["finalists-half-time"]
     assert replace(longer, rounds=25, strategy=short.strategy) == short
     assert short.strategy.options == {"parameters": 15000}
     assert longer.strategy.options == {"parameters": 15000, "search_share": 0.05}
@@ -549,6 +540,74 @@ def test_what_is_not_there_is_left_empty(rows: list[Row]) -> None:
     column = Column("x", "x", "a.b", unit=2.0)
     assert column.value({"a": {"b": 3}}) == 1.5
     assert column.value({"a": 1}) is None
+
+
+def row_of(folder: Path, name: str, *summaries: dict[str, Any]) -> Row:
+    """Return a variant whose runs have left some summaries, those without one being missing."""
+    folders = {seed: folder / name / str(seed) for seed in range(len(summaries))}
+    for seed, summary in enumerate(summaries):
+        folders[seed].mkdir(parents=True)
+        if summary:
+            whole = {"rounds": 3, **summary}
+            (folders[seed] / "summary.json").write_text(json.dumps(whole))
+    return Row(name, "", folders)
+
+
+def summary_of(accuracy: float, adapted: float, seconds: float, parameters: int) -> dict[str, Any]:
+    return {
+        "test_accuracy": accuracy,
+        "client_accuracy_after": {"mean": adapted, "worst_tenth": 0.0},
+        "algorithm_seconds": {"total": seconds},
+        "parameters": parameters,
+    }
+
+
+def test_the_console_gets_the_columns_that_matter(tmp_path: Path) -> None:
+    first, second = summary_of(0.5, 0.75, 9.0, 1000), summary_of(0.6, 0.75, 11.0, 3000)
+    rows = [
+        row_of(tmp_path, "fedmetanas", first, second),
+        row_of(tmp_path, "fednas", summary_of(0.25, 0.5, 12345.6, 1_234_567), {}),
+        row_of(tmp_path, "none", {}, {}),
+    ]
+
+    # Deviations: 0.1 and 2 over the root of two.
+    assert to_console(rows)[:-1] == [
+        "                           test      adapted",
+        "variant       runs     accuracy     accuracy   seconds  parameters",
+        "fedmetanas       2  0.550±0.071  0.750±0.000  10.0±1.4       2,000",
+        "fednas      1 of 2        0.250        0.500    12,346   1,234,567",
+        "none        0 of 2            -            -         -           -",
+    ]
+
+
+@pytest.mark.parametrize("name", ["no-meta-learning-more-steps", "n" * 79])
+def test_no_line_of_the_console_is_longer_than_80_characters(name: str, tmp_path: Path) -> None:
+    large = summary_of(0.123456, 0.99999, 123_456.7, 12_345_678)
+    larger = summary_of(0.923456, 0.09999, 987_654.3, 12_345_678)
+    rows = [row_of(tmp_path, one, large, larger) for one in ("fednas", name)]
+
+    lines = to_console(rows)
+
+    assert max(map(len, lines)) <= 80
+    (row,) = [line for line in lines if line.startswith(name)]
+    below = lines[lines.index(row) + 1]
+    assert (row if " " in row else below).split()[-1] == "12,345,678"
+
+
+def test_a_comparison_prints_the_table_and_names_the_file_with_the_rest(
+    copied: Path, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compared(experiment, copied, "--strategies", "fedmetanas,fednas") == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index(f"all columns: {copied.absolute()}/table.md")
+    assert [line.split()[0] for line in lines[at - 4 : at - 1]] == [
+        "variant",
+        "fedmetanas",
+        "fednas",
+    ]
+    assert max(map(len, lines[at - 5 : at])) <= 80
+    assert (copied / "table.md").read_text().splitlines()[0].count("|") == len(COLUMNS) + 3
 
 
 def test_a_variant_of_which_every_run_failed_has_a_row(tmp_path: Path) -> None:

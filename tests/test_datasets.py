@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
-from helpers import readme_example
+from helpers import documented_example
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -426,7 +426,7 @@ def test_taken_and_impossible_names_are_refused(name: str) -> None:
 
 
 @pytest.mark.usefixtures("forget")
-def test_the_dataset_of_the_readme_is_read(tmp_path: Path) -> None:
+def test_the_documented_dataset_is_read(tmp_path: Path) -> None:
     parts = {
         f"{part}_{kind}": np.random.default_rng(seed).integers(0, high, shape).astype(dtype)
         for seed, part in enumerate(("train", "test"))
@@ -436,7 +436,7 @@ def test_the_dataset_of_the_readme_is_read(tmp_path: Path) -> None:
         )
     }
     np.savez(tmp_path / "letters.npz", **parts)
-    exec(readme_example('@register("letters")'), {**vars(registry), "np": np})
+    exec(documented_example('@register("letters")'), vars(registry).copy())
 
     dataset = decode(Source("letters", tmp_path, download=False, image_size=None))
 

@@ -20,7 +20,7 @@ from fedmetanas.experiments.commands.main import main
 from fedmetanas.experiments.engines.inline import run_inline
 from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.search_space.alphas import Mask, Noise
-from fedmetanas.search_space.operations import DEFAULT_OPERATIONS
+from fedmetanas.search_space.names import DEFAULT_OPERATIONS
 from fedmetanas.search_space.prediction import Relaxed
 from fedmetanas.search_space.relaxation import relax
 from fedmetanas.strategies import wire

@@ -23,7 +23,7 @@ HOUSE = ("search_space", "strategies", "experiments", "client", "server", "bench
 FLOORS = (
     ("errors",),
     ("search_space.kernels",),
-    ("search_space.names", "search_space.alphas", "search_space.operations"),
+    tuple(f"search_space.{name}" for name in ("names", "alphas", "modules", "operations")),
     ("search_space.execution",),
     ("search_space",),
     ("strategies",),

@@ -16,8 +16,8 @@ from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.experiments.results import run_folder
 from fedmetanas.experiments.settings import Settings, from_run_config
 from fedmetanas.search_space.alphas import PER_CELL_NAMES
-from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, OPERATIONS
-from fedmetanas.search_space.relaxation import RELAXATIONS
+from fedmetanas.search_space.names import DEFAULT_OPERATIONS, OPERATION_NAMES, RELAXATIONS
+from fedmetanas.search_space.operations import OPERATIONS
 from fedmetanas.server.loop import RoundResult
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.aggregation import RULES
@@ -55,6 +55,7 @@ def test_the_run_config_has_its_keys_and_its_defaults_load() -> None:
     assert run_config == {
         "experiment": "digits",
         "overrides": "",
+        "num-server-rounds": 0,
         "settings": "",
         "out": "",
         "resume": False,
@@ -86,7 +87,7 @@ def test_operations_in_their_order() -> None:
         "dil_conv_3x3",
         "dil_conv_5x5",
     )
-    assert set(OPERATIONS) == {*DEFAULT_OPERATIONS, "none"}
+    assert list(OPERATIONS) == [*DEFAULT_OPERATIONS, "none"] == OPERATION_NAMES
 
 
 def test_datasets() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import readme_example
+from helpers import documented_example
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -229,8 +229,8 @@ def test_a_run_whose_server_raises_fails_and_shows_why(
     assert "ZeroDivisionError: broken on purpose" in done.stderr
 
 
-def test_the_strategy_of_the_readme_runs(environment: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "my_strategies.py").write_text(readme_example("class LatePruning"))
+def test_the_documented_strategy_runs(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "my_strategies.py").write_text(documented_example("class LatePruning"))
     environment = {**environment, "PYTHONPATH": str(tmp_path)}
     arguments = ["run", "digits", *TINY.split(), "search.warmup_rounds=0", "--engine", "inline"]
     name = "strategy.name=my_strategies:LatePruning"
@@ -457,7 +457,8 @@ def test_flwr_run_gives_the_same_result(
         "RUN_OF_THE_TEST": str(tmp_path),
     }
     out = tmp_path / "out"
-    config = f'experiment="digits" overrides="{TINY}" out="{out}"'
+    rounds, rest = TINY.partition(" ")[::2]  # the rounds by the name that Flower's examples use
+    config = f'experiment="digits" num-server-{rounds} overrides="{rest}" out="{out}"'
     try:
         done = subprocess.run(
             [str(BIN / "flwr"), "run", str(ROOT), "--stream", "--run-config", config],

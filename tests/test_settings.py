@@ -20,6 +20,7 @@ from fedmetanas.experiments.data.registry import DATASETS
 from fedmetanas.experiments.settings import (
     MAX_YAML_BYTES,
     Settings,
+    check_overrides,
     experiments,
     from_run_config,
     from_yaml,
@@ -161,6 +162,41 @@ def test_run_config_without_keys_is_digits() -> None:
     assert from_run_config({}) == load("digits")
 
 
+def test_flowers_number_of_rounds_is_the_experiments() -> None:
+    for rounds in (0, 7, 30):
+        found = from_run_config({"num-server-rounds": rounds, "overrides": "clients=4"})
+        assert found.rounds == (rounds or load("digits").rounds)
+        assert found.clients == 4
+    twice = {"num-server-rounds": 7, "overrides": "rounds=7"}
+    assert from_run_config(twice).rounds == 7
+    text = from_yaml(EVERYTHING).to_yaml()
+    assert from_run_config({"settings": text, "num-server-rounds": 11}) == from_yaml(EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    ("run_config", "words"),
+    [
+        ({"num-server-rounds": 7, "overrides": "rounds=8"}, "expected rounds=8"),
+        ({"num-server-rounds": 7, "overrides": "rounds=7 rounds=8"}, "expected rounds=8"),
+        ({"num-server-rounds": 7, "settings": "rounds: 8"}, "expected rounds=8"),
+        ({"num-server-rounds": True}, "a whole number, at least 0"),
+        ({"num-server-rounds": 2.0}, "a whole number, at least 0"),
+        ({"num-server-rounds": "3"}, "found '3'"),
+        ({"num-server-rounds": -1}, "found -1"),
+        ({"num-server-rounds": 2**53}, "a whole number"),
+    ],
+)
+def test_another_number_of_rounds_than_elsewhere_is_refused(
+    run_config: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        from_run_config(run_config)
+
+    assert str(caught.value).startswith("num-server-rounds: expected ")
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_settings_of_the_run_config_are_all_that_counts() -> None:
     text = from_yaml(EVERYTHING).to_yaml()
 
@@ -179,6 +215,84 @@ def test_numbers_are_read_as_people_write_them(written: str, value: float) -> No
 
     assert (from_file, type(from_file)) == (value, float)
     assert from_line == value
+
+
+def test_numbers_are_decimal() -> None:
+    for seed in ("010", "+10", "10"):
+        assert from_yaml(f"seed: {seed}").seed == from_yaml("", [f"seed={seed}"]).seed == 10
+    options = from_yaml("", ["strategy.options={a: 010, b: 1e-3, c: .5, d: -08}"]).strategy.options
+    assert options == {"a": 10, "b": 0.001, "c": 0.5, "d": -8}
+    assert from_yaml("client: {clip: 010}").client.clip == 10.0
+
+
+@pytest.mark.parametrize("odd", ["0o10", "0x10", "0b1", "1_000", "1:30", "1:30:00.5"])
+def test_numbers_of_other_notations_are_refused(odd: str) -> None:
+    for key, words in (("seed", "a whole number"), ("data.concentration", "a number")):
+        section, dot, name = key.rpartition(".")
+        text = f"{section}: {{{name}: {odd}}}" if dot else f"{name}: {odd}"
+        quoted = text.replace(odd, f"'{odd}'")
+        for message in (refused(text), refused("", f"{key}={odd}"), refused(quoted)):
+            assert message.startswith(f"{key}: expected {words}")
+            assert f"found '{odd}'" in message
+    for options in (f"{{a: {odd}}}", f"{{a: [x, {{b: {odd}}}]}}", f"{{a: {{{odd}: b}}}}"):
+        message = refused("", f"strategy.options={options}")
+        assert message.startswith("strategy.options: expected a section of options, its numbers d")
+        assert odd in message
+    assert from_yaml("", [f"strategy.options={{a: '{odd}'}}"]).strategy.options == {"a": odd}
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "on", "off", "y", "Yes", "1", "'true'"])
+def test_a_switch_is_true_or_false(word: str) -> None:
+    for message in (refused(f"data: {{download: {word}}}"), refused("", f"data.download={word}")):
+        assert message.startswith("data.download: expected true or false; found ")
+    assert from_yaml("", ["data.download=true"]).data.download
+
+
+TEXTS = [
+    *("pics # 2", "~", "null", "", "010", "1e-3", "1:30", "0x10", "1_0", "yes", "no", "on", "true"),
+    *("2026-11-30", "12:30:45", "=", "<<", "[a", "'a'", '"a b"', " a ", "*x", "!!x", "é ☃", "{}"),
+    *(".5", "-", "1.", ".inf", ".nan", "a: b", "a\x85b", "\ta"),
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_on_the_command_line_is_taken_as_it_stands(text: str) -> None:
+    settings = from_yaml("", [f"data.root={text}", f"data.cache={text}"])
+
+    assert (settings.data.root, settings.data.cache) == (text, text)
+    assert from_yaml(settings.to_yaml()) == settings
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_in_quotes_stays_a_text(text: str) -> None:
+    tree = {"data": {"root": text}, "strategy": {"options": {"a": [text]}}}
+
+    settings = from_yaml(yaml.safe_dump(tree, default_style='"'))
+
+    assert settings.data.root == text
+    assert settings.strategy.options == {"a": [text]}
+    assert from_yaml(settings.to_yaml()) == settings
+
+
+@pytest.mark.parametrize("text", ["2026-11-30", "1:30", "0x10", "no", "<<", "="])
+def test_a_text_in_a_file_is_no_day_no_number_and_no_switch(text: str) -> None:
+    settings = from_yaml(f"data: {{root: {text}}}")
+
+    assert settings.data.root == text
+    assert from_yaml(settings.to_yaml()) == settings
+
+
+def test_a_tilde_in_a_file_is_yamls_null() -> None:
+    assert refused("data: {root: ~}").endswith("found null")
+    assert from_yaml("data: {root: '~'}").data.root == "~"
+
+
+def test_overrides_are_checked_without_an_experiment() -> None:
+    check_overrides(["rounds=3", "clients_per_round=99", "data.root=x"])
+
+    for wrong in ("rouns=3", "rounds=three", "rounds", "search.nodes=31", "data=3"):
+        with pytest.raises(SettingsError):
+            check_overrides([wrong])
 
 
 def test_null_is_a_value_where_it_means_something() -> None:
@@ -357,6 +471,14 @@ def test_an_unknown_dataset_gets_the_list_and_the_nearest() -> None:
 
     assert all(name in message for name in DATASETS)
     assert "did you mean 'cifar1" in message
+
+
+def test_a_name_out_of_some_is_asked_for_without_more_words() -> None:
+    assert refused("", "engine.device=gpu") == "engine.device: expected cpu or cuda; found 'gpu'"
+    assert refused("", "data.partition=idd") == (
+        "data.partition: expected one of iid, dirichlet, pathological; found 'idd'; "
+        "did you mean 'iid'?"
+    )
 
 
 def test_an_unknown_operation_gets_the_list() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from helpers import (
+    documented_example,
     generator,
     make_shape,
     one_hot_mask,
@@ -12,7 +13,6 @@ from helpers import (
     random_images,
     random_mask,
     random_parameters,
-    readme_example,
 )
 
 from fedmetanas.benchmarks.plain import plain_logits
@@ -22,9 +22,10 @@ from fedmetanas.search_space import modules, operations
 from fedmetanas.search_space.alphas import Alphas, Mask, Noise, Topology
 from fedmetanas.search_space.genotype import Genotype, load_weights
 from fedmetanas.search_space.modules import make_norm
-from fedmetanas.search_space.operations import DEFAULT_OPERATIONS, OPERATIONS, register
+from fedmetanas.search_space.names import DEFAULT_OPERATIONS, OPERATION_NAMES, RELAXATIONS
+from fedmetanas.search_space.operations import OPERATIONS, register
 from fedmetanas.search_space.prediction import Relaxed, loss_and_accuracy
-from fedmetanas.search_space.relaxation import RELAXATIONS, relax
+from fedmetanas.search_space.relaxation import relax
 from fedmetanas.search_space.supernet import (
     Network,
     NetworkShape,
@@ -229,8 +230,8 @@ def test_reductions_are_at_one_and_two_thirds() -> None:
     assert [i for i, kind in enumerate(kinds[2]) if kind == "reduce"] == [2, 5]
 
 
-def test_the_operation_of_the_readme_can_be_searched() -> None:
-    exec(readme_example('@register("conv_3x3")'), {**vars(modules), **vars(operations)})
+def test_the_documented_operation_can_be_searched() -> None:
+    exec(documented_example('@register("conv_3x3")'), {**vars(modules), **vars(operations)})
     try:
         shape = make_shape(operations=("skip_connect", "conv_3x3"))
         network, theta = random_parameters(shape, 0, SINGLE)
@@ -244,6 +245,7 @@ def test_the_operation_of_the_readme_can_be_searched() -> None:
             register("conv_3x3")
     finally:
         del OPERATIONS["conv_3x3"]
+        OPERATION_NAMES.remove("conv_3x3")
 
 
 @pytest.mark.parametrize("size", [(8, 8), (30, 29)])  # the last one without bundles

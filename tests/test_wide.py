@@ -14,7 +14,7 @@ from fedmetanas.search_space.execution.wide import wide
 from fedmetanas.search_space.kernels.depthwise import _on_gpu, on_coarser_images
 from fedmetanas.search_space.kernels.pointwise import grouped_pointwise
 from fedmetanas.search_space.modules import SeparableConv
-from fedmetanas.search_space.operations import DEFAULT_OPERATIONS
+from fedmetanas.search_space.names import DEFAULT_OPERATIONS
 from fedmetanas.search_space.prediction import Relaxed
 
 DOUBLE = torch.float64

@@ -18,7 +18,13 @@ from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.entry import start, stopped_code
 from fedmetanas.experiments.files import alone_in
 from fedmetanas.experiments.report.plots import draw_curves
-from fedmetanas.experiments.report.tables import Row, refuse_other_tables, write_tables
+from fedmetanas.experiments.report.tables import (
+    TABLE,
+    Row,
+    refuse_other_tables,
+    to_console,
+    write_tables,
+)
 from fedmetanas.experiments.results import run_folder
 from fedmetanas.experiments.results.checkpoint import settings_of
 from fedmetanas.experiments.run import check, run
@@ -101,7 +107,7 @@ def compare(
     _make_folder(out)
     refuse_other_tables(out)
     with alone_in(out, "--out"):
-        table = _write(runs, reference, out)
+        rows = _write(runs, reference, out)
         for number, planned in enumerate(runs, start=1):
             name = f"{planned.variant.name}, seed {planned.settings.seed} ({number} of {len(runs)})"
             if planned.finished:
@@ -110,14 +116,14 @@ def compare(
             say(f"{name}:")
             if not _completes(planned, engine):
                 say(f"fedmetanas: {name} failed", stream=sys.stderr)
-            table = _write(runs, reference, out)
-        say(table)
+            rows = _write(runs, reference, out)
+        say("", *to_console(rows), f"all columns: {out.absolute() / TABLE}.md")
     say(f"comparison: {out.absolute()}")
     return 0 if all(planned.finished for planned in runs) else 1
 
 
-def _write(runs: Sequence[Run], reference: str, out: Path) -> str:
-    """Write tables and plots of what has finished; return the table in Markdown."""
+def _write(runs: Sequence[Run], reference: str, out: Path) -> list[Row]:
+    """Write tables and plots of what has finished; return the rows."""
     folders: dict[str, dict[int, Path]] = {}
     for one in runs:
         folders.setdefault(one.variant.name, {})[one.settings.seed] = one.folder
@@ -125,7 +131,8 @@ def _write(runs: Sequence[Run], reference: str, out: Path) -> str:
     set_against = Row(reference, "", folders[reference]) if reference in folders else None
     rows = [Row(name, about[name], folders[name], set_against) for name in folders]
     draw_curves(rows, out)
-    return write_tables(rows, out)
+    write_tables(rows, out)
+    return rows
 
 
 def _refuse_other_settings(planned: Run) -> None:

@@ -124,23 +124,29 @@ def register(name: str, folders: tuple[str, ...] = ("",)) -> Callable[[Loader], 
     return add
 
 
-def _built_in(module: str, function: str) -> Loader:
-    """Return a loader of this package that is imported when it is called."""
+def _built_in(module: str, function: str, words: str) -> Loader:
+    """Return a loader of this package, with what it is, that is imported when it is called."""
 
     def load(source: Source) -> Dataset:
         loader: Any = getattr(importlib.import_module(f"{__package__}.{module}"), function)
         dataset: Dataset = loader(source)
         return dataset
 
+    load.__doc__ = words
     return load
 
 
-for _name, _folders, _module, _function in (
-    ("digits", (), "loaders", "digits"),
-    ("mnist", ("MNIST/raw",), "loaders", "mnist"),
-    ("fashion-mnist", ("FashionMNIST/raw",), "loaders", "fashion_mnist"),
-    ("cifar10", ("cifar-10-batches-py",), "loaders", "cifar10"),
-    ("cifar100", ("cifar-100-python",), "loaders", "cifar100"),
-    ("imagefolder", ("train", "test"), "image_folder", "imagefolder"),
+_SMALL = "60,000 + 10,000 grey images of 28x28"
+_COLOUR = "50,000 + 10,000 colour images of 32x32"
+for _name, _folders, _module, _function, _words in (
+    ("digits", (), "loaders", "digits", "1,797 handwritten digits of 8x8, nothing to download"),
+    ("mnist", ("MNIST/raw",), "loaders", "mnist", f"{_SMALL}: handwritten digits"),
+    ("fashion-mnist", ("FashionMNIST/raw",), "loaders", "fashion_mnist", f"{_SMALL}: clothes"),
+    ("cifar10", ("cifar-10-batches-py",), "loaders", "cifar10", f"{_COLOUR}, 10 classes"),
+    ("cifar100", ("cifar-100-python",), "loaders", "cifar100", f"{_COLOUR}, 100 classes"),
+    (
+        *("imagefolder", ("train", "test"), "image_folder", "imagefolder"),
+        "your own image files: {train,test}/CLASS/IMAGE in data.root",
+    ),
 ):
-    register(_name, _folders)(_built_in(_module, _function))
+    register(_name, _folders)(_built_in(_module, _function, _words))

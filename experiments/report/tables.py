@@ -1,4 +1,6 @@
-"""The tables of a comparison: CSV, JSON and Markdown, mean and standard deviation over seeds.
+"""The tables of a comparison: mean and standard deviation over seeds.
+
+CSV, JSON and Markdown have all columns, the table on the console those that matter most.
 
 The seconds are those of the algorithm: of clients, server and transport. Evaluation is left out for
 all variants alike, because how often it is done is not theirs to choose.
@@ -65,11 +67,11 @@ COLUMNS = (
     *(
         Column(
             f"{group}_{when}_{part}",
-            f"{words} {when} adaptation, {part.replace('_', ' ')}",
+            f"{what}, {words}, {part.replace('_', ' ')}",
             f"{group}_accuracy_{when}.{part}",
         )
-        for group, words in (("client", "clients"), ("held_out", "never seen"))
-        for when in ("before", "after")
+        for group, words in (("client", "clients"), ("held_out", "held-out clients"))
+        for when, what in (("before", "accuracy before adaptation"), ("after", "adapted accuracy"))
         for part in ("mean", "worst_tenth")
     ),
     Column("seconds_search", "s search", "algorithm_seconds.search", 1),
@@ -83,6 +85,17 @@ COLUMNS = (
     Column("time_to_reference", "time to reference's accuracy / its time", "against.time", 2),
     Column("ahead_of_reference", "accuracy less reference's, equal time", "against.accuracy"),
 )
+
+
+#: Columns of the table on the console, with the two lines of their titles.
+SHOWN = {
+    "test_accuracy": ("test", "accuracy"),
+    "client_after_mean": ("adapted", "accuracy"),
+    "seconds_total": ("", "seconds"),
+    "parameters": ("", "parameters"),
+}
+WIDTH = 80  # characters of a console
+CAPTION = "mean±deviation over seeds; adapted accuracy: of clients, on images of their own"
 
 
 @dataclass(frozen=True)
@@ -151,8 +164,8 @@ class Row:
         return Spread.of(known) if known else None
 
 
-def write_tables(rows: Sequence[Row], folder: Path) -> str:
-    """Write ``table.csv``, ``table.json`` and ``table.md``; return the last.
+def write_tables(rows: Sequence[Row], folder: Path) -> None:
+    """Write ``table.csv``, ``table.json`` and ``table.md``.
 
     Raises
     ------
@@ -162,7 +175,6 @@ def write_tables(rows: Sequence[Row], folder: Path) -> str:
     texts = {"csv": to_csv(rows), "json": to_json(rows), "md": to_markdown(rows)}
     for ending, text in texts.items():
         write_file(folder / f"{TABLE}.{ending}", text.encode())
-    return texts["md"]
 
 
 def refuse_other_tables(folder: Path) -> None:
@@ -238,3 +250,36 @@ def _cell(spread: Spread | None, column: Column) -> str:
     if spread is None:
         return "-"
     return f"{spread.mean:,.{column.digits}f} ± {spread.std:,.{column.digits}f}"
+
+
+def to_console(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of a table that fits a console; a long name has a line of its own."""
+    columns = [column for column in COLUMNS if column.name in SHOWN]
+    lines = [("variant", "runs", *(SHOWN[column.name][1] for column in columns))]
+    for row in rows:
+        runs = str(len(row.folders))
+        if row.missing:
+            runs = f"{len(row.summaries)} of {runs}"
+        cells = [_short(row.spread(column), column, len(row.summaries)) for column in columns]
+        lines.append((row.name, runs, *cells))
+    _, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
+    left = WIDTH - sum(width + 2 for width in widths)
+    first = max((len(name) for name, *_ in lines if len(name) <= left), default=0)
+    above = ("", "", *(SHOWN[column.name][0] for column in columns))
+    table = []
+    for name, *cells in (above, *lines):
+        if len(name) > first:
+            table.append(name)
+            name = ""
+        numbers = (f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        table.append((name.ljust(first) + "".join(numbers)).rstrip())
+    return [*table, CAPTION]
+
+
+def _short(spread: Spread | None, column: Column, runs: int) -> str:
+    """Return a mean and, of several runs, its deviation, in few characters."""
+    if spread is None:
+        return "-"
+    digits = min(column.digits, 3) if spread.mean < 100 else 0
+    deviation = f"±{spread.std:,.{digits}f}" if runs > 1 and column.digits else ""
+    return f"{spread.mean:,.{digits}f}{deviation}"
