@@ -109,8 +109,6 @@ def make_strategy(
         an option is unknown, wrong or without effect.
     """
     cls = _find(name, place)
-    if words := _impossible(cls):
-        raise StrategyError(f"{place}.name: {name} {words}")
     parameters = _parameters(cls)
     given = dict(options)
     for key, value in options.items():
@@ -125,7 +123,15 @@ def make_strategy(
         strategy = cls(**({"plan": plan} if "plan" in parameters else {}), **given)
     except (TypeError, ValueError) as error:
         raise StrategyError(f"{place}.options: {name}: {error}") from None
+    _fit_in(strategy, name, place)
+    return strategy
+
+
+def _fit_in(strategy: Strategy, name: str, place: str) -> None:
+    """Free a strategy, and those that it holds, from waiting for nodes; refuse what cannot work."""
     for one in strategies_in(strategy).values():
+        if words := _impossible(type(one)):
+            raise StrategyError(f"{place}.name: {name}: {type(one).__name__} {words}")
         attributes = vars(one)
         attributes.update({key: 1 for key in NODES if key in attributes})
         for key in NAMES_OF_METRICS:
@@ -134,7 +140,6 @@ def make_strategy(
                     f"{place}.options.{key}: {name}: expected a metric of the clients, out of "
                     f"{', '.join(wire.MEASURES)}; found {attributes[key]!r:.80}"
                 )
-    return strategy
 
 
 def _impossible(cls: type[Strategy]) -> str:

@@ -13,7 +13,7 @@ import tiny
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAdam, FedAvg, Strategy
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedXgbCyclic, Strategy
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 from safetensors.torch import load_file
 
@@ -336,9 +336,21 @@ def test_a_class_that_would_aggregate_in_one_way_of_two_is_refused(name: str) ->
     with pytest.raises(StrategyError) as caught:
         make_strategy(f"{__name__}:{name}", {}, tiny.experiment_of().plan)
 
-    words = f"strategy.name: {__name__}:{name} is both FedMetaNAS and FedAdam, which aggregate"
+    words = f"strategy.name: {__name__}:{name}: {name} is both FedMetaNAS and FedAdam, which "
     assert str(caught.value).startswith(words)
     assert len(str(caught.value).splitlines()) == 1
+
+
+class Trees(Wrapper):
+    """Holds, in another, what cannot work."""
+
+    def __init__(self) -> None:
+        super().__init__(Wrapper(FedXgbCyclic()))
+
+
+def test_what_is_made_in_code_is_looked_at_as_well() -> None:
+    with pytest.raises(StrategyError, match="Trees: FedXgbCyclic hands trees of XGBoost on"):
+        make_strategy(f"{__name__}:Trees", {}, tiny.experiment_of().plan)
 
 
 def test_a_class_that_says_how_it_aggregates_is_taken() -> None:
