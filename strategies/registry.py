@@ -109,6 +109,7 @@ def make_strategy(
         an option is unknown, wrong or without effect.
     """
     cls = _find(name, place)
+    _refuse_impossible(cls, name, place)
     parameters = _parameters(cls)
     given = dict(options)
     for key, value in options.items():
@@ -130,8 +131,7 @@ def make_strategy(
 def _fit_in(strategy: Strategy, name: str, place: str) -> None:
     """Free a strategy, and those that it holds, from waiting for nodes; refuse what cannot work."""
     for one in strategies_in(strategy).values():
-        if words := _impossible(type(one)):
-            raise StrategyError(f"{place}.name: {name}: {type(one).__name__} {words}")
+        _refuse_impossible(type(one), name, place)
         attributes = vars(one)
         attributes.update({key: 1 for key in NODES if key in attributes})
         for key in NAMES_OF_METRICS:
@@ -142,22 +142,22 @@ def _fit_in(strategy: Strategy, name: str, place: str) -> None:
                 )
 
 
-def _impossible(cls: type[Strategy]) -> str:
-    """Say why a class cannot do here what it says, or nothing."""
+def _refuse_impossible(cls: type[Strategy], name: str, place: str) -> None:
+    """Raise if a class, which may be of a strategy within, cannot do here what it says."""
+    beginning = f"{place}.name: {name}: {cls.__name__}"
     if issubclass(cls, FedXgbBagging | FedXgbCyclic):
-        return "hands trees of XGBoost on; clients here train a network"
+        raise StrategyError(f"{beginning} hands trees of XGBoost on; clients here train a network")
     if not issubclass(cls, FedMetaNAS):
-        return ""
+        return
     first, *others = (base for base in cls.__mro__ if "aggregate_train" in vars(base))
     for base in (first, *others):
         unrelated = not (issubclass(base, FedMetaNAS) or issubclass(FedMetaNAS, base))
         joins_both = issubclass(first, FedMetaNAS) and issubclass(first, base)
         if unrelated and issubclass(base, Strategy) and not joins_both:
-            return (
-                f"is both FedMetaNAS and {base.__name__}, which aggregate in two ways; define its "
-                "own aggregate_train, or derive it from one of them"
+            raise StrategyError(
+                f"{beginning} is both FedMetaNAS and {base.__name__}, which aggregate in two ways; "
+                "define its own aggregate_train, or derive it from one of them"
             )
-    return ""
 
 
 def _is_section(value: Any) -> bool:
