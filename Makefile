@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run install test soak lint reference
+.PHONY: run install test soak lint reference compat
 
 run: install
 	$(VENV)/bin/fedmetanas run digits
@@ -37,6 +37,15 @@ docs: wheel
 
 test: lint
 	$(VENV)/bin/python -m pytest
+
+# The tests with the lowest versions that the ranges in pyproject.toml allow, and with the highest:
+# each in a fresh environment of some gigabytes. Not part of CI.
+compat:
+	set -e; for limits in tests/lowest.txt /dev/null; do \
+		$(PYTHON) -m venv --clear build/compat; \
+		build/compat/bin/python -m pip install --quiet --constraint $$limits --editable '.[dev]'; \
+		build/compat/bin/python -m pytest; \
+	done
 
 # The long versions of the tests: less than 20 minutes.
 soak: install

@@ -41,7 +41,8 @@ from fedmetanas.search_space.supernet import (
     build_supernet,
     initial_weights,
 )
-from fedmetanas.server.loop import RoundResult, SearchResult, SearchState, search
+from fedmetanas.server.hooks import Hook, RoundResult, SearchState
+from fedmetanas.server.loop import search
 from fedmetanas.server.partition_grid import PartitionGrid
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.fedmetanas import FedMetaNAS
@@ -271,7 +272,7 @@ def empty_round(clients: int, repeats: int) -> Comparison:
     return of_seconds(case, {"plain": [0.003], "ours": seconds})
 
 
-class _Masks:
+class _Masks(Hook):
     """A hook that notes the mask of every round."""
 
     def __init__(self, strategy: FedMetaNAS) -> None:
@@ -281,9 +282,6 @@ class _Masks:
     def on_round(self, result: RoundResult, state: SearchState) -> None:
         """Note the mask that the next round starts with."""
         self.masks.append(self.strategy.mask)
-
-    def on_end(self, result: SearchResult) -> None:
-        """Do nothing."""
 
 
 def masks_of_a_search() -> list[tuple[Mask, int]]:

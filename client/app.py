@@ -5,9 +5,18 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 
+from fedmetanas.experiments.code_digest import DIGEST
 from fedmetanas.experiments.experiment import experiment_of
 from fedmetanas.strategies import wire
 
@@ -67,7 +76,12 @@ def _open(message: Message, context: Context) -> tuple[MetaClient, list[Any], di
 
 def _reply(message: Message, metrics: dict[str, Any], arrays: ArrayRecord | None = None) -> Message:
     # The process tells the server which clients shared a worker, and so what transport cost.
-    content = RecordDict({"metrics": MetricRecord({**metrics, "worker": os.getpid()})})
+    content = RecordDict(
+        {
+            "metrics": MetricRecord({**metrics, "worker": os.getpid()}),
+            "config": ConfigRecord({wire.CODE: DIGEST}),
+        }
+    )
     if arrays is not None:
         content["arrays"] = arrays
     return Message(content=content, reply_to=message)

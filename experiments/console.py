@@ -1,7 +1,11 @@
 """Lines on the console: what may stand in them, and that a run outlives it."""
 
+import io
 import os
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import TextIO
 
 
@@ -22,6 +26,16 @@ def say(*lines: str, stream: TextIO | None = None) -> None:
         print("".join(f"{line}\n" for line in lines), end="", file=stream, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def show_what_can_be_shown() -> Callable[[], None]:
+    """Print ``?`` for characters that the standard streams lack; return what undoes this."""
+    undo = ExitStack()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not if a notebook or a test has put in its own
+            undo.callback(partial(stream.reconfigure, errors=stream.errors))
+            stream.reconfigure(errors="replace")
+    return undo.close
 
 
 def printable(text: str) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, NoReturn
 
+from .console import show_what_can_be_shown
+
 RECEIVED: list[int] = []  # the signal that ends this process, if it was not Ctrl-C
 
 
@@ -29,6 +31,7 @@ def start(module: str, function: str, *arguments: Any) -> NoReturn:
     these two do what Ctrl-C does, also to the processes that were started here, and the exit code
     is 128 + signal. A thread takes them: Ray would put handlers of its own in the place of ours.
     """
+    show_what_can_be_shown()
     ignored = [n for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_IGN]
     ending = {signal.SIGTERM, signal.SIGHUP}.difference(ignored)  # nohup's is none
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)  # in all threads that are still to come
@@ -43,6 +46,11 @@ def start(module: str, function: str, *arguments: Any) -> NoReturn:
     signal.signal(signal.SIGUSR1, _do_what_ctrl_c_does)
     threading.Thread(target=_wait, args=(ending,), daemon=True).start()
     sys.exit(called(*arguments))
+
+
+def started_here() -> bool:
+    """Return whether this process was started by :func:`start`, and so is this project's own."""
+    return signal.getsignal(signal.SIGUSR1) is _do_what_ctrl_c_does
 
 
 @contextlib.contextmanager

@@ -3,12 +3,11 @@
 Server and clients each open it once in a process and reuse it for every message.
 """
 
-import gc
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from fedmetanas.strategies.fedmetanas import SearchPlan
 
 from .randomness import rng, torch_generator
 from .settings import Settings, from_run_config
+from .surroundings import settle
 
 SIMULATED = "simulated"  # a key of the inline engine's node config
 MOST_VALUES = 5_000_000_000  # at 10 bytes each; a step at DARTS' size, 64 images, has 0.8 billion
@@ -163,10 +163,7 @@ def open_experiment(settings: Settings) -> Experiment:
     SettingsError, DataError
         If the settings do not fit the data or the machine.
     """
-    # One thread a process: workers share the cores, and two threads beside a busy neighbour
-    # wait for each other. It also makes sums, and so results, independent of the machine.
-    torch.set_num_threads(1)
-    _leave_out_of_collections()
+    settle()
     check_device("engine.device", settings.engine.device)
     dataset = open_data(settings)
     search, data = settings.search, settings.data
@@ -195,15 +192,6 @@ def open_experiment(settings: Settings) -> Experiment:
     supernet = build_supernet(shape)
     _refuse_enormous(supernet, settings, dataset.train.images)
     return Experiment(settings, dataset, splits, supernet, shape, device)
-
-
-@cache
-def _leave_out_of_collections() -> None:
-    """Spare the garbage collector what was imported, once in a process.
-
-    A message is of so many objects that it would look through all of it every few clients.
-    """
-    gc.freeze()
 
 
 def _refuse_enormous(supernet: Network, settings: Settings, images: np.ndarray[Any, Any]) -> None:

@@ -1,16 +1,32 @@
-"""Files that are written whole or not at all, arrays in them, and folders held by one process."""
+"""Files that are written whole or not at all, what is in them, and folders of one process."""
 
 import contextlib
 import fcntl
 import hashlib
+import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from fedmetanas.errors import SettingsError, UnwritableError
 from fedmetanas.strategies.aggregation import AnyArray
+
+
+def json_text(tree: Any, indent: int | None = None) -> str:
+    """Return plain data as JSON, which knows no NaN and no infinity: they become null."""
+    return json.dumps(_finite(tree), indent=indent, allow_nan=False)
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, float):
+        return tree if math.isfinite(tree) else None
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    return [_finite(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
 def expanded(out: str | Path) -> Path:

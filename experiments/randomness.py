@@ -37,16 +37,23 @@ def torch_generator(
 
 @contextmanager
 def seeded_random(purpose: str, seed: int, server_round: int) -> Iterator[None]:
-    """Seed Python's own ``random``, from which Flower's strategies draw; then set it back.
+    """Seed what a strategy may draw from: Python, NumPy and PyTorch as a whole; then set it back.
+
+    Flower's strategies draw clients with Python's ``random`` and noise with NumPy's.
 
     Parameters
     ----------
     purpose, seed, server_round
         As those of :func:`rng`.
     """
-    before = random.getstate()
-    random.seed(int(rng(purpose, seed, server_round).integers(2**63)))
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    source = rng(purpose, seed, server_round)
+    random.seed(int(source.integers(2**63)))
+    np.random.seed(source.integers(2**32, size=4))  # noqa: NPY002
+    torch.default_generator.manual_seed(int(source.integers(2**63)))
     try:
         yield
     finally:
-        random.setstate(before)
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])

@@ -15,13 +15,13 @@ from fedmetanas.experiments.engines.ray import check_temporary_folder
 from fedmetanas.experiments.files import expanded
 from fedmetanas.experiments.results import run_folder
 from fedmetanas.experiments.results.checkpoint import resumable
-from fedmetanas.strategies.registry import make_strategy
-from fedmetanas.strategies.state import StateError, state_of
 
 from .console import say
 from .engines import ENGINES
 from .experiment import Experiment, open_experiment
 from .settings import Settings
+from .surroundings import process_left_as_found
+from .trial import try_strategy
 
 #: What a person can set right; the message is the one line to show.
 USER_ERRORS = (
@@ -45,22 +45,15 @@ def check(settings: Settings, engine: str) -> Experiment:
     if engine == "ray":
         check_temporary_folder()
     experiment = open_experiment(settings)
-    name = settings.strategy.name
-    strategy = make_strategy(name, settings.strategy.options, experiment.plan)
-    if settings.checkpoint.every:
-        try:
-            state_of(strategy)
-        except StateError as error:
-            raise StrategyError(
-                f"strategy.name: {name}: {error}; checkpoint.every=0 runs without any"
-            ) from None
+    try_strategy(experiment)
     return experiment
 
 
 def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     """Check the settings and run the experiment; return 0 if it completed.
 
-    It returns 1 if it did not, and 2 if that was for want of a place to write.
+    It returns 1 if it did not, and 2 if that was for want of a place to write. It may be called in
+    any program and any thread: what it changes in the process is put back.
 
     Parameters
     ----------
@@ -79,7 +72,14 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
         As :func:`check`, or if there are results in the folder.
     CheckpointError
         If no checkpoint of the run is sound.
+    KeyboardInterrupt
+        If the person stops it; the message is how to go on.
     """
+    with process_left_as_found():
+        return _run(settings, engine, out, resume)
+
+
+def _run(settings: Settings, engine: str, out: str, resume: bool) -> int:
     experiment = check(settings, engine)
     if resume:
         folder = expanded(out).absolute()
@@ -93,9 +93,11 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
     except RunError as error:
         say(f"fedmetanas: {error}", stream=sys.stderr)
         code = error.exit_code
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(run_folder.stopped(folder)) from None
     if run_folder.read_summary(folder) is None:
         say(
-            f"fedmetanas: the run did not complete; go on with: fedmetanas run --resume {folder}",
+            f"fedmetanas: the run did not complete; {run_folder.go_on_with(folder)}",
             stream=sys.stderr,
         )
         return code

@@ -1,35 +1,45 @@
 """The ServerApp: open the experiment, make the strategy, run the loop."""
 
+import sys
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
+from fedmetanas.errors import CheckpointError
+from fedmetanas.experiments.code_digest import refuse_other_package
 from fedmetanas.experiments.console import say
 from fedmetanas.experiments.experiment import Experiment, experiment_of
 from fedmetanas.experiments.files import alone_in, expanded
+from fedmetanas.experiments.randomness import seeded_random
 from fedmetanas.experiments.results import checkpoint
 from fedmetanas.experiments.results.run_folder import make_folder
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.registry import make_strategy
-from fedmetanas.strategies.state import restore
+from fedmetanas.strategies.state import StateError, restore
 
-from .loop import SearchState, search
+from .hooks import SearchState
+from .loop import search
 from .partition_grid import ClientError
 from .progress import Progress
 from .record import Record
 
 app = ServerApp()
 
+FLOWERS_SIMULATION = "flwr-simulation"  # the program that `flwr run` starts, with Ray in its folder
+
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that the run config names; see :mod:`fedmetanas.experiments.settings`."""
+    if Path(sys.argv[0]).name == FLOWERS_SIMULATION:
+        refuse_other_package(Path.cwd())
     experiment = experiment_of(context.run_config)
     settings = experiment.settings
     chosen = settings.strategy
-    strategy = make_strategy(chosen.name, chosen.options, experiment.plan)
+    with seeded_random("strategy", settings.seed, 0):
+        strategy = make_strategy(chosen.name, chosen.options, experiment.plan)
     out = str(context.run_config.get("out", ""))
     goes_on = bool(context.run_config.get("resume", False))
     folder = expanded(out).absolute() if goes_on else make_folder(out, settings)
@@ -50,5 +60,8 @@ def _earlier(folder: Path, experiment: Experiment, strategy: Strategy) -> Search
     say(*notes)
     if saved is None:
         return None
-    restore(strategy, saved.strategy)
+    try:
+        restore(strategy, saved.strategy)
+    except StateError as error:
+        raise CheckpointError(f"{folder}: {error}, as it did when it was saved") from None
     return SearchState(saved.round, wire.to_record(saved.arrays), saved.totals)

@@ -15,13 +15,13 @@ from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 from google.protobuf.message import DecodeError
 
 from fedmetanas.errors import RunError
 from fedmetanas.experiments.console import say
 from fedmetanas.experiments.randomness import rng
 from fedmetanas.strategies import wire
+from fedmetanas.strategies.flower import Run
 
 from .replies import BadReplyError, Expected, LeftOut, brief, checked
 
@@ -106,6 +106,7 @@ class PartitionGrid(Grid):
         self.received = (0, 0)
         self.client_seconds = 0.0
         self.waited = 0.0
+        self.asking_since: float | None = None  # for nodes, and has sent nothing
 
     def set_run(self, run: Run) -> None:
         """Set the run of the grid behind."""
@@ -128,7 +129,13 @@ class PartitionGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the partition ids."""
+        """Return the partition ids; raise RunError if a strategy waits for more of them."""
+        self.asking_since = self.asking_since or time.monotonic()
+        if time.monotonic() > self.asking_since + self.timeout:
+            raise RunError(
+                f"the strategy waits for more than the {len(self.partitions)} clients of the round "
+                f"(clients_per_round), for {self.timeout:g} s (engine.timeout)"
+            )
         return list(self.partitions)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -199,6 +206,7 @@ class PartitionGrid(Grid):
         for client in sorted(client_of[message] for message in waiting):
             self._leave_out(sent[client], f"no reply within {timeout:g} s (engine.timeout)")
         self.left_out.sort(key=lambda left: left.client)
+        self.asking_since = None
         return good
 
     def _pull(self, message: str) -> Message | None:

@@ -11,10 +11,10 @@ from fedmetanas.experiments.console import say
 from fedmetanas.experiments.settings import Settings
 from fedmetanas.search_space.alphas import Mask, Topology
 
-from .loop import RoundResult, SearchResult, SearchState
+from .hooks import Hook, RoundResult, SearchResult, SearchState
 
 
-class Progress:
+class Progress(Hook):
     """Show rounds as they end and, at the end, a short table and where the results lie.
 
     Parameters
@@ -62,8 +62,12 @@ class Progress:
         """Show the round's loss, accuracies and living operations."""
         if result.test_accuracy is not None:
             self.test = f"  test {result.test_accuracy:.3f}"
+        loss, accuracy = (
+            "-" if value is None else f"{value:.3f}"
+            for value in (result.train_loss, result.train_accuracy)
+        )
         words = (
-            f"loss {result.train_loss:.3f}  accuracy {result.train_accuracy:.3f}{self.test}  "
+            f"loss {loss}  accuracy {accuracy}{self.test}  "
             f"operations {result.operations_alive}/{self.operations}"
         )
         self.bar.update(self.task, completed=state.round, state=words)

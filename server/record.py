@@ -1,6 +1,5 @@
 """The record of a run: the files in its results folder."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedmetanas.errors import RunError
 from fedmetanas.experiments.experiment import Experiment
-from fedmetanas.experiments.files import unwritable, write_file
+from fedmetanas.experiments.files import json_text, unwritable, write_file
 from fedmetanas.experiments.results import checkpoint
 from fedmetanas.experiments.results.checkpoint import Checkpoint
 from fedmetanas.experiments.results.run_folder import (
@@ -25,11 +24,11 @@ from fedmetanas.experiments.results.run_folder import (
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.state import StateError, state_of
 
-from .loop import RoundResult, SearchResult, SearchState
+from .hooks import Hook, RoundResult, SearchResult, SearchState
 from .partition_grid import ClientError
 
 
-class Record:
+class Record(Hook):
     """Write settings at the start, metrics and checkpoints as rounds end, the network at the end.
 
     Parameters
@@ -90,7 +89,7 @@ class Record:
         metrics = self.folder / METRICS
         try:
             with metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json_text(line) + "\n")
                 file.flush()
                 os.fsync(file.fileno())  # a checkpoint must not be there without its line
         except OSError as error:
@@ -99,5 +98,5 @@ class Record:
     def on_end(self, result: SearchResult) -> None:
         """Write genotype and weights, and last the summary: where it is, the run is complete."""
         write_network(self.folder, result.genotype, result.weights)
-        write_file(self.folder / SUMMARY, (json.dumps(result.summary, indent=2) + "\n").encode())
+        write_file(self.folder / SUMMARY, (json_text(result.summary, 2) + "\n").encode())
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)

@@ -17,6 +17,8 @@ from flwr.app import (
     RecordDict,
 )
 
+from fedmetanas.errors import RunError
+from fedmetanas.experiments.code_digest import DIGEST
 from fedmetanas.experiments.console import one_line, printable
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.aggregation import AnyArray
@@ -26,7 +28,7 @@ Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
 NORM_LIMIT = 100.0  # times the norm of what was sent, or 1 if that is more: no training does that
 METRICS = {
-    MessageType.TRAIN: {"num-examples", "loss", "accuracy", "seconds", "worker"},
+    MessageType.TRAIN: {*wire.MEASURES, "seconds", "worker"},
     MessageType.EVALUATE: {
         *("num-examples", "loss", "accuracy-before", "accuracy-after", "seconds", "worker")
     },
@@ -73,6 +75,16 @@ class BadReplyError(ValueError):
     def __init__(self, reason: str, trace: str = "") -> None:
         super().__init__(reason)
         self.trace = trace
+
+
+class OtherCodeError(RunError):
+    """A client runs other code than the server, and none of its numbers mean what they seem to."""
+
+    def __init__(self, client: int) -> None:
+        super().__init__(
+            f"client {client} runs another version of fedmetanas than the server; install the same "
+            "on all machines, and start a simulation outside of other copies of it"
+        )
 
 
 class Expected:
@@ -128,6 +140,8 @@ def checked(
     ------
     BadReplyError
         If the reply is an error, or its content is not what it must be.
+    OtherCodeError
+        If it does not carry the digest of this code.
     """
     if reply.has_error():
         trace = printable(reply.error.reason or "")[-LONGEST_TRACE:].strip() or "without a reason"
@@ -135,6 +149,8 @@ def checked(
         if reply.error.code == RAISED:
             raise BadReplyError(line, trace)
         raise BadReplyError(f"no reply: {line}")
+    if [record.get(wire.CODE) for record in reply.content.config_records.values()] != [DIGEST]:
+        raise OtherCodeError(sent.metadata.dst_node_id)
     stage = sent.metadata.message_type
     metrics = _metrics(reply.content, METRICS[stage], most_examples)
     content = RecordDict({"metrics": metrics})

@@ -25,6 +25,7 @@ from fedmetanas.search_space.supernet import NetworkShape, alive_names
 
 from . import wire
 from .aggregation import RULES, AnyArray, aggregate
+from .flower import valid_replies
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,18 @@ class FedMetaNAS(FedAvg):
     ) -> Iterable[Message]:
         """Send every node what is alive, and the settings of the round.
 
-        Once the mask is one-hot the alphas do nothing and do not change: they stay here.
+        Once the mask is one-hot the alphas do nothing and do not change: they stay here. What is
+        not sent is also taken out of `arrays`: a wrapper that compares replies with the record it
+        was given then compares like with like.
         """
         config.update(self.round_config(server_round))
         sent, self.kept = self._alive(arrays), {}
         if self.mask.is_one_hot(self.plan.shape.topology):
             sent, alphas = wire.split(sent)
             self.kept = wire.from_record(wire.select(arrays, alphas))
-        return super().configure_train(server_round, wire.select(arrays, sent), config, grid)
+        for key in arrays.keys() - set(sent):
+            del arrays[key]
+        return super().configure_train(server_round, arrays, config, grid)
 
     def round_config(self, server_round: int) -> dict[str, Any]:
         """Return what every node is told; also used to evaluate.
@@ -129,7 +134,7 @@ class FedMetaNAS(FedAvg):
 
         The replies are taken in the order given, which decides the last bit of a sum.
         """
-        valid, _ = self._check_and_log_replies(replies, is_train=True)
+        valid = valid_replies(self, replies)
         if not valid:
             return None, None
         contents = [reply.content for reply in valid]

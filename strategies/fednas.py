@@ -82,16 +82,18 @@ class FedNAS(FedMetaNAS):
     ) -> Iterable[Message]:
         """Derive the network when the search is over; send as :class:`FedMetaNAS` does."""
         if server_round == self.search_rounds + 1:
-            arrays = self._started_anew(arrays)
+            self._start_anew(arrays)
         return super().configure_train(server_round, arrays, config, grid)
 
     def prune(self, server_round: int, arrays: dict[str, AnyArray]) -> None:
         """Do nothing: all is kept until the network is derived."""
 
-    def _started_anew(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Decide the mask by the alphas; return them with newly drawn weights of its network."""
+    def _start_anew(self, arrays: ArrayRecord) -> None:
+        """Decide the mask by the alphas; put newly drawn weights of its network beside them."""
         _, alphas = wire.from_arrays(wire.from_record(arrays))
         self.mask = strongest_inputs_cut(alphas, self.plan.shape.topology)
         network = Genotype.from_mask(self.plan.shape, self.mask).network()
         weights = initial_weights(network, self.plan.generator("retraining"))
-        return wire.to_record(wire.to_arrays(weights, alphas))
+        anew = wire.to_record(wire.to_arrays(weights, alphas))
+        arrays.clear()
+        arrays.update(anew)

@@ -2,7 +2,8 @@
 
 A strategy's state is its attributes: masks, an optimiser's moments, counters. They are written as
 JSON and arrays, never pickled, so reading them runs no code. What the class itself brings,
-functions and the search plan, is not state: it is made anew.
+functions and the search plan, is not state: it is made anew. So is a strategy that another holds;
+its attributes are remembered with the other's.
 """
 
 from collections.abc import Mapping
@@ -18,11 +19,12 @@ from flwr.serverapp.strategy import Strategy
 from fedmetanas.search_space.alphas import Mask
 
 from . import wire
+from .abilities import strategies_in
 from .aggregation import AnyArray
 from .fedmetanas import SearchPlan
 
 SCALARS = (type(None), bool, int, float, str)
-NOT_STATE = (FunctionType, BuiltinFunctionType, MethodType, partial, type, SearchPlan)
+NOT_STATE = (FunctionType, BuiltinFunctionType, MethodType, partial, type, SearchPlan, Strategy)
 
 
 class StateError(ValueError):
@@ -30,26 +32,46 @@ class StateError(ValueError):
 
 
 def state_of(strategy: Strategy) -> dict[str, Any]:
-    """Return what a strategy remembers, by the names of its attributes.
+    """Return what a strategy remembers, and what those that it holds do.
+
+    Returns
+    -------
+    dict of str to object
+        By the names of the attributes; those of a strategy in the attribute ``strategy`` are
+        ``strategy.<name>``.
 
     Raises
     ------
     StateError
         If an attribute is of a kind that :func:`pack` does not know.
     """
-    state = {k: v for k, v in vars(strategy).items() if not isinstance(v, NOT_STATE)}
-    for name, value in state.items():
-        try:
-            pack(value, {})
-        except StateError as error:
-            kind = type(strategy).__name__
-            raise StateError(f"{kind}.{name}: {error}") from None
+    state = {}
+    for path, one in strategies_in(strategy).items():
+        for name, value in vars(one).items():
+            if isinstance(value, NOT_STATE):
+                continue
+            try:
+                pack(value, {})
+            except StateError as error:
+                raise StateError(f"{type(strategy).__name__}.{path}{name}: {error}") from None
+            state[path + name] = value
     return state
 
 
 def restore(strategy: Strategy, state: Mapping[str, Any]) -> None:
-    """Give a strategy, made anew, what it remembered."""
-    vars(strategy).update(state)
+    """Give a strategy, made anew, what it and those that it holds remembered.
+
+    Raises
+    ------
+    StateError
+        If it does not hold a strategy that it held then.
+    """
+    held = strategies_in(strategy)
+    for key, value in state.items():
+        path, dot, name = key.rpartition(".")
+        if path + dot not in held:
+            raise StateError(f"{type(strategy).__name__} holds no strategy as its {path}")
+        vars(held[path + dot])[name] = value
 
 
 def pack(value: Any, arrays: dict[str, AnyArray]) -> Any:

@@ -18,6 +18,8 @@ What else it may hold has a default:
 
 A query asks for the losses of some networks: ``finalists`` says of how many, and
 ``finalists/<name>`` has their one-hot masks, one after the other; ``losses`` is the reply's metric.
+
+The ConfigRecord of a reply has ``code``, a digest of the code that the client runs.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from torch import Tensor
 
 from fedmetanas.search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
@@ -35,6 +37,7 @@ from fedmetanas.search_space.supernet import Weights
 
 from . import npy
 from .aggregation import AnyArray
+from .flower import array_record, config_record
 from .npy import from_array, to_array
 
 WEIGHTS = "weights/"
@@ -42,6 +45,7 @@ ALPHAS = "alphas/"
 MASK = "mask/"
 FINALISTS = "finalists"
 LOSSES = "losses"
+CODE = "code"
 PROXIMAL_MU = "proximal-mu"
 
 #: The settings that clients know in a message to train or to evaluate, but for those of a mask,
@@ -58,6 +62,14 @@ CONFIG_KEYS = (
     "support-share",
     PROXIMAL_MU,
 )
+
+#: What clients measure when they train and a strategy may go by: the same in each run.
+MEASURES = ("num-examples", "loss", "accuracy")
+
+
+def is_known(key: str) -> bool:
+    """Return whether clients know a setting in a message to train or to evaluate."""
+    return key in CONFIG_KEYS or key.startswith(MASK)
 
 
 def to_arrays(weights: Weights, alphas: Alphas) -> dict[str, AnyArray]:
@@ -102,15 +114,7 @@ def _split(keys: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def to_record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:
     """Return the record of a message."""
-    return _record_of({key: to_array(array) for key, array in arrays.items()})
-
-
-def _record_of(arrays: dict[str, Array]) -> ArrayRecord:
-    """Return a record of Flower's arrays."""
-    record = ArrayRecord()
-    # Put in at once: item by item, Flower's checks take longer than all the rest.
-    record.__dict__["_data"] = arrays
-    return record
+    return array_record({key: to_array(array) for key, array in arrays.items()})
 
 
 def from_record(record: ArrayRecord) -> dict[str, AnyArray]:
@@ -127,7 +131,7 @@ def all_numbers(record: ArrayRecord, keys: Iterable[str]) -> AnyArray:
 def select(record: ArrayRecord, keys: Iterable[str]) -> ArrayRecord:
     """Return a record of some of the arrays of another, in the order of the keys."""
     arrays = dict(record.items())  # to look up in itself, Flower takes several calls
-    return _record_of({key: arrays[key] for key in keys})
+    return array_record({key: arrays[key] for key in keys})
 
 
 def round_config(tau: float, mask: Mask) -> dict[str, Any]:
@@ -196,8 +200,6 @@ def count_bytes(record: ArrayRecord) -> tuple[int, int]:
 
 def with_partition(config: Mapping[str, Any], partition_id: int) -> ConfigRecord:
     """Return a copy of a message's settings that says which client it is for."""
-    record = ConfigRecord()
-    # What is in a record was checked: every entry of a mask again would take longer than the rest.
-    record.__dict__["_data"] = dict(config.items())
+    record = config_record(config)
     record["partition-id"] = partition_id
     return record

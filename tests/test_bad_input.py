@@ -152,10 +152,12 @@ FLOWERS = "flwr.serverapp.strategy"
         (f"{FLOWERS}:FedAvg", {"fraction_train": "abc"}, "a number"),
         (f"{FLOWERS}:FedAvg", {"fraction_train": 0}, "greater than 0 and at most 1"),
         (f"{FLOWERS}:FedAvg", {"fraction_train": 5}, "greater than 0 and at most 1"),
-        (f"{FLOWERS}:FedAvg", {"fraction_evaluate": 1.5}, "from 0 to 1"),
+        (f"{FLOWERS}:FedAvg", {"fraction_evaluate": 1.5}, "left out"),
+        (f"{FLOWERS}:FedAvg", {"fraction_evaluate": 0.5}, "left out"),
+        (f"{FLOWERS}:FedAdam", {"eta_l": 0.1}, "left out"),
         (f"{FLOWERS}:FedAvg", {"min_train_nodes": 99}, "left out"),
         (f"{FLOWERS}:FedAvg", {"weighted_by_key": 3}, "a text"),
-        (f"{FLOWERS}:FedAvg", {"arrayrecord_key": [1]}, "a text"),
+        (f"{FLOWERS}:FedAvg", {"arrayrecord_key": [1]}, "left out"),
         (f"{FLOWERS}:FedAvg", {"train_metrics_aggr_fn": 3}, "what YAML cannot hold"),
         (f"{FLOWERS}:Krum", {"num_malicious_nodes": 1.5}, "a whole number"),
         (f"{FLOWERS}:QFedAvg", {"client_learning_rate": "fast"}, "a number"),
@@ -177,7 +179,7 @@ def test_an_option_of_another_kind_than_the_strategys_is_named(
 @pytest.mark.parametrize(
     "options",
     [
-        {"eta": 1, "tau": 1e-9, "fraction_train": 0.5, "fraction_evaluate": 0},
+        {"eta": 1, "tau": 1e-9, "fraction_train": 0.5},
         {"weighted_by_key": "num-examples", "train_metrics_aggr_fn": None},
     ],
 )

@@ -122,6 +122,12 @@ STRATEGIES = {
     "FedYogi": (f"{FLOWER}FedYogi", "strategy.options={eta: 0.01}"),
     "FedAvgM": (f"{FLOWER}FedAvgM", "strategy.options={server_momentum: 0.9}"),
     "FedTrimmedAvg": (f"{FLOWER}FedTrimmedAvg",),
+    "in privacy": (
+        f"{FLOWER}DifferentialPrivacyServerSideAdaptiveClipping",
+        "strategy.options.noise_multiplier=0.01",
+        f"strategy.options.num_sampled_clients={tiny.settings_of(*SETTINGS).drawn}",
+        "strategy.options.strategy={name: fedmetanas}",
+    ),
 }
 
 
@@ -130,6 +136,7 @@ STRATEGIES = {
 SHORT = [
     *(("fedmetanas", 1), ("fedmetanas", 4), ("fednas", 2), ("fednas", 3)),
     *(("finalists", 2), ("finalists", 3), ("FedAdam", 2)),
+    ("in privacy", 2),
 ]
 LONG = [(name, last) for name in STRATEGIES for last in (1, 2, 3, 4)]
 

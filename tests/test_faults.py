@@ -34,6 +34,7 @@ from test_checkpoint import metrics_of
 from test_run import TINY, after_its_first_round, environment, fedmetanas, left_over  # noqa: F401
 
 from fedmetanas.errors import RunError
+from fedmetanas.experiments.code_digest import DIGEST
 from fedmetanas.experiments.commands.main import main
 from fedmetanas.experiments.engines.apps import CLIENT_APP, AppByName
 from fedmetanas.experiments.engines.inline import InlineGrid
@@ -148,7 +149,7 @@ def blank(reply: Message) -> Message:
 
 
 def without_arrays(reply: Message) -> Message:
-    return answer(reply, RecordDict({"metrics": reply.content["metrics"]}))
+    return answer(reply, RecordDict({k: reply.content[k] for k in ("metrics", "config")}))
 
 
 def two_records(reply: Message) -> Message:
@@ -301,7 +302,8 @@ def honest(message: Message) -> Message:
     arrays = wire.from_record(message.content.array_records["arrays"])
     record = wire.to_record({key: array * np.float32(1.5) for key, array in arrays.items()})
     metrics = {"num-examples": 7, "loss": 1.0, "accuracy": 0.5, "seconds": 0.1, "worker": 4}
-    content = RecordDict({"arrays": record, "metrics": MetricRecord(metrics)})
+    code = ConfigRecord({"code": DIGEST})
+    content = RecordDict({"arrays": record, "metrics": MetricRecord(metrics), "config": code})
     return Message(content, reply_to=message)
 
 
@@ -369,7 +371,8 @@ def test_strategies_get_all_replies_in_the_form_in_which_they_were_sent() -> Non
     def reply(client: int, message: Message) -> Message:
         good = honest(message)
         turned = ArrayRecord(dict(reversed(list(good.content["arrays"].items()))))
-        changed = answer(good, RecordDict({"m": good.content["metrics"], "a": turned}))
+        renamed = {"m": good.content["metrics"], "a": turned, "c": good.content["config"]}
+        changed = answer(good, RecordDict(renamed))
         changed.__dict__["_metadata"] = copy(good.metadata)
         changed.metadata.__dict__["_message_type"] = "query"
         return changed if client == 4 else good

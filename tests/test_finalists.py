@@ -14,6 +14,7 @@ from tiny import Listener, context_of, experiment_of, run_search
 
 from fedmetanas.client.local_data import batches
 from fedmetanas.client.numpy_client import MetaClient
+from fedmetanas.experiments.code_digest import DIGEST
 from fedmetanas.experiments.engines.inline import InlineGrid
 from fedmetanas.search_space.alphas import CELL_TYPES, Alphas, Mask, Topology
 from fedmetanas.search_space.complexity import count_parameters
@@ -267,7 +268,8 @@ def test_a_faulty_answer_is_refused(losses: Any, words: str) -> None:
 
     def answered(losses: Any) -> Message:
         metrics = {"num-examples": 7, "losses": losses, "seconds": 0.1, "worker": 4}
-        return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=asked)
+        records = {"metrics": MetricRecord(metrics), "config": ConfigRecord({"code": DIGEST})}
+        return Message(RecordDict(records), reply_to=asked)
 
     good = checked(answered([0.5, 0.6, 0.7]), asked, 100)
     assert good.content.metric_records["metrics"]["losses"] == [0.5, 0.6, 0.7]

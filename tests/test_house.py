@@ -33,7 +33,7 @@ FLOORS = (
     ("experiments.results",),
     ("experiments.engines",),
     ("experiments.report",),
-    ("experiments.run",),
+    ("experiments.run", "experiments.trial"),
     ("experiments.comparison",),
     ("experiments.commands",),
     ("benchmarks",),

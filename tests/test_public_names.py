@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,20 @@ def test_sections_of_the_settings_and_fields_of_a_round() -> None:
         *("bytes_down", "bytes_up", "left_out"),
     }
     assert names(Experiment) == {"settings", "dataset", "parts", "supernet", "shape", "device"}
+
+
+# Which versions
+
+
+def test_the_lowest_versions_that_are_tried_are_those_of_the_ranges() -> None:
+    lowest = (ROOT / "tests" / "lowest.txt").read_text().splitlines()
+    tried = dict(line.split("==") for line in lowest if not line.startswith("#"))
+    ranges = [
+        re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+).*", line)
+        for line in PROJECT["project"]["dependencies"]
+    ]
+
+    asked = {found[1]: found[2] for found in ranges if found}
+    assert asked.keys() == tried.keys()
+    others = {name for name, version in tried.items() if not f"{version}.".startswith(asked[name])}
+    assert others == {"rich"}  # of which Flower itself asks for more

@@ -293,7 +293,8 @@ def test_a_run_listens_to_no_other_machine_and_ctrl_c_ends_all_its_processes(
     _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 130, errors
-    assert errors.splitlines()[-1] == "fedmetanas: stopped"
+    go_on = f"fedmetanas: stopped; go on with: fedmetanas run --resume {tmp_path / 'out'}"
+    assert errors.splitlines() == ["", go_on]
     assert "Traceback" not in errors
     assert left_over(str(tmp_path)) == []
     assert list(temporary.iterdir()) == []

@@ -14,7 +14,8 @@ from fedmetanas.experiments.engines.inline import InlineGrid
 from fedmetanas.experiments.experiment import Experiment, open_experiment
 from fedmetanas.experiments.settings import Settings, from_yaml
 from fedmetanas.search_space.alphas import Alphas
-from fedmetanas.server.loop import Hook, RoundResult, SearchResult, SearchState, search
+from fedmetanas.server.hooks import Hook, RoundResult, SearchResult, SearchState
+from fedmetanas.server.loop import search
 from fedmetanas.strategies.registry import make_strategy
 
 _CACHE = tempfile.TemporaryDirectory(prefix="fedmetanas-tests-")  # gone when the tests end
@@ -85,7 +86,7 @@ def run_search(
     return search(grid, strategy, experiment, hooks, earlier)
 
 
-class Listener:
+class Listener(Hook):
     """A hook that remembers."""
 
     def __init__(self) -> None:

@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     except USER_ERRORS as error:
         say(f"fedmetanas: {one_line(error)}", stream=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        say("\nfedmetanas: stopped", stream=sys.stderr)
+    except KeyboardInterrupt as stop:
+        say(f"\nfedmetanas: {one_line(stop) or 'stopped'}", stream=sys.stderr)
         return stopped_code()
     finally:
         say()  # what was printed is written, or nobody is told that it cannot be

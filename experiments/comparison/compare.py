@@ -174,7 +174,7 @@ def _completes(planned: Run, engine: str) -> bool:
         process.join()
     except KeyboardInterrupt:
         process.join(LAST_WORDS)  # the terminal, or what has ended this one, has told it, too
-        raise
+        raise KeyboardInterrupt("stopped; the same command goes on") from None
     finally:
         process.kill()
     return process.exitcode == 0 and planned.finished

@@ -87,7 +87,8 @@ def cache_folder(cache: str) -> Path:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return Path(base).expanduser() / "fedmetanas"
     except RuntimeError:
-        raise DataError("the home folder is unknown; set data.cache to a folder") from None
+        words = "the home folder is unknown; set HOME, or data.cache, to a folder of yours"
+        raise DataError(words) from None
 
 
 def _entry(folder: Path, source: Source) -> Path:

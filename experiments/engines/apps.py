@@ -2,12 +2,14 @@
 
 import importlib
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 
+from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.experiment import SIMULATED
 
 SERVER_APP = "fedmetanas.server.app:app"
@@ -16,6 +18,8 @@ CLIENT_APP = "fedmetanas.client.app:app"
 NODE = 2  # the one node of the inline engine; 1 is the server's
 
 RunConfig = dict[str, Any]
+
+NOT_FOR_PERSONS = ("ray_actor", "vce_api", "logger")  # files of Flower, whose warnings are ours
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,28 @@ def context_of(run_config: RunConfig) -> Context:
     )
 
 
-def quieten_flower() -> None:
-    """Leave the terminal to the progress bar: Flower says several lines a round.
+class Warnings(logging.Handler):
+    """Say what Flower, or a strategy in its name, warns of: each thing once.
 
-    Its errors are left out, too: the server says them once, and an exception says itself.
+    Its errors are left out: the server says them once, and an exception says itself. So is what a
+    person can do nothing about: that Ray's workers die, or that we call what is deprecated.
     """
-    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it, if it is new."""
+        words = one_line(record.getMessage())
+        warns = record.levelno == logging.WARNING and record.module not in NOT_FOR_PERSONS
+        if warns and words not in self.said:
+            self.said.add(words)
+            say(f"warning: {words}", stream=sys.stderr)
+
+
+def quieten_flower() -> None:
+    """Leave the terminal to the progress bar: of several lines a round, show the warnings alone."""
+    flower = logging.getLogger("flwr")
+    flower.setLevel(logging.WARNING)
+    flower.handlers = [Warnings()]

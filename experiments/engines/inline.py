@@ -9,10 +9,9 @@ from itertools import count
 
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedmetanas.experiments.settings import Settings
+from fedmetanas.strategies import flower
 
 from .apps import (
     CLIENT_APP,
@@ -46,16 +45,15 @@ class InlineGrid(Grid):
         self.context = context
         self.replies: dict[str, Message] = {}
         self.numbers = count(1)
-        # Flower builds messages only in a process that knows its place in a run.
-        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = context.run_id, 1, 1
+        flower.take_place_in_run(context.run_id)
 
-    def set_run(self, run: Run) -> None:
+    def set_run(self, run: flower.Run) -> None:
         """Do nothing: there is one run."""
 
     @property
-    def run(self) -> Run:
+    def run(self) -> flower.Run:
         """The one run."""
-        return Run.create_empty(self.context.run_id)
+        return flower.empty_run(self.context.run_id)
 
     def create_message(
         self,
@@ -77,7 +75,7 @@ class InlineGrid(Grid):
         identities = []
         for message in messages:
             identity = f"inline-{next(self.numbers)}"
-            message.metadata.__dict__["_message_id"] = identity
+            flower.name_message(message, identity)
             try:
                 self.replies[identity] = self.client_app(message, self.context)
             except Exception as error:

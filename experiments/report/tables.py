@@ -13,7 +13,6 @@ last accuracy.
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmetanas.errors import SettingsError
-from fedmetanas.experiments.files import write_file
+from fedmetanas.experiments.files import json_text, write_file
 from fedmetanas.experiments.results import run_folder
 from fedmetanas.experiments.results.curves import accuracy_at, read_curve, seconds_to
 
@@ -232,7 +231,7 @@ def to_json(rows: Sequence[Row]) -> str:
                 ],
             }
         )
-    return json.dumps(tree, indent=2) + "\n"
+    return json_text(tree, 2) + "\n"
 
 
 def to_markdown(rows: Sequence[Row]) -> str:

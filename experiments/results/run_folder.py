@@ -1,6 +1,7 @@
 """The results folder of a run: the names of its files, making one, writing and reading one."""
 
 import json
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,16 @@ def _timed_folder(parent: Path) -> Path:
             continue
         return folder
     raise SettingsError(f"out: cannot find a free name in {parent}")
+
+
+def go_on_with(folder: str | Path) -> str:
+    """Return words that name the command which goes on with the run in a folder."""
+    return f"go on with: fedmetanas run --resume {shlex.quote(str(folder))}"
+
+
+def stopped(folder: str | Path) -> str:
+    """Return what a person is told who has stopped the run in a folder."""
+    return f"stopped; {go_on_with(folder)}"
 
 
 @dataclass(frozen=True)
