@@ -1,18 +1,11 @@
 """What is measured: a step, an episode, memory, a round; the fast code against the plain one."""
 
-import json
-import subprocess
-import sys
-import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedmetanas.client.batch_loss import BatchLoss
@@ -27,9 +20,7 @@ from fedmetanas.client.learner import (
 )
 from fedmetanas.client.optimizers import OuterOptimizers, OuterState
 from fedmetanas.client.parameters import Parameters, leaves
-from fedmetanas.experiments.engines.apps import CLIENT_APP, NODE, AppByName
-from fedmetanas.experiments.engines.inline import InlineGrid
-from fedmetanas.experiments.experiment import SIMULATED, open_experiment
+from fedmetanas.experiments.experiment import open_experiment
 from fedmetanas.experiments.settings import load
 from fedmetanas.search_space.alphas import Alphas, Mask, Noise, Topology
 from fedmetanas.search_space.names import DEFAULT_OPERATIONS
@@ -41,14 +32,10 @@ from fedmetanas.search_space.supernet import (
     build_supernet,
     initial_weights,
 )
-from fedmetanas.server.hooks import Hook, RoundResult, SearchState
-from fedmetanas.server.loop import search
-from fedmetanas.server.partition_grid import PartitionGrid
-from fedmetanas.strategies import wire
-from fedmetanas.strategies.fedmetanas import FedMetaNAS
 
-from .measure import Comparison, compare, count_flop, in_turns, of_seconds, peak_memory
+from .measure import Comparison, compare, count_flop, in_turns, peak_memory
 from .plain import plain_logits
+from .rounds import masks_of_a_search, rounds
 
 #: The network of the DARTS and FedNAS searches on CIFAR-10.
 LARGE = NetworkShape(3, 10, 16, 8, Topology(4, DEFAULT_OPERATIONS), "batch")
@@ -199,13 +186,13 @@ def episode(batch_size: int, repeats: int, device: torch.device) -> Iterator[Com
     case, fednas = "episode, full supernet, against FedNAS", plain_fednas_batch(run)
     first = compare(case, fednas, our_episode(run), repeats, device=device)
     yield first
-    total, rounds = 0.0, 0
+    total, count_of_all = 0.0, 0
     for mask, count in masks_of_a_search():
         episode_of_round = our_episode(run, mask)
         episode_of_round()
         total += count * in_turns({"ours": episode_of_round}, 1, device)["ours"][0]
-        rounds += count
-    yield Comparison("the same, mean over a search", "s", first.plain, total / rounds, 0.0)
+        count_of_all += count
+    yield Comparison("the same, mean over a search", "s", first.plain, total / count_of_all, 0.0)
     episodes = plain_episode(small), our_episode(small)
     yield compare("episode, digits", *episodes, 10 * repeats, device=device)
 
@@ -226,86 +213,9 @@ def _prepared_step(name: str, batch_size: int, device: torch.device) -> Callable
     return weight_step(run, run.our_loss(run.query), run.our_runner())
 
 
-def round_(batch_size: int, repeats: int, device: torch.device) -> Iterator[Comparison]:
-    """Compare the wall time of Ray's rounds with their compute, and that of messages with 3 ms."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
-        command = [sys.executable, "-m", "fedmetanas", "run", "digits", "rounds=8"]
-        command.append(f"engine.device={device.type}")
-        quiet = ["evaluation.every=100", "search.tau_rounds=3", "--out", str(out)]
-        subprocess.run([*command, *quiet], check=True, stdout=subprocess.DEVNULL)
-        lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rounds = [json.loads(line)["seconds"] for line in lines][2:]
-    seconds = {
-        "plain": [r["total"] for r in rounds],
-        "ours": [r["client"] for r in rounds],
-    }
-    yield of_seconds("Ray round over its clients' compute, digits", seconds)
-    yield empty_round(200, repeats)
-
-
-def empty_round(clients: int, repeats: int) -> Comparison:
-    """Time a round of clients that send back what they get: messages and aggregation alone."""
-    experiment = open_experiment(load("digits", ["rounds=1"]))
-    arrays = wire.to_arrays(*experiment.initial_parameters())
-    size = sum(array.nbytes for array in arrays.values())
-
-    def echo(message: Message, context: Context) -> Message:
-        record = next(iter(message.content.array_records.values()))
-        back = wire.to_record(wire.from_record(record))
-        numbers = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0, "worker": 0}
-        metrics = MetricRecord({"num-examples": 1, **numbers})
-        return Message(RecordDict({"arrays": back, "metrics": metrics}), reply_to=message)
-
-    context = Context(1, NODE, {}, RecordDict(), {})
-
-    def run() -> None:
-        strategy = FedMetaNAS(experiment.plan)
-        grid = InlineGrid(echo, context)
-        view = PartitionGrid(grid, range(clients), 60.0, 1, 1, clients, lambda left, trace: None)
-        messages = strategy.configure_train(1, wire.to_record(arrays), ConfigRecord(), view)
-        strategy.aggregate_train(1, view.send_and_receive(messages))
-
-    run()
-    seconds = [s / clients for s in in_turns({"ours": run}, repeats)["ours"]]
-    case = f"message to and from a client, {size / 1e6:.1f} MB in {len(arrays)} arrays; limit 3 ms"
-    return of_seconds(case, {"plain": [0.003], "ours": seconds})
-
-
-class _Masks(Hook):
-    """A hook that notes the mask of every round."""
-
-    def __init__(self, strategy: FedMetaNAS) -> None:
-        self.strategy = strategy
-        self.masks = [strategy.mask]
-
-    def on_round(self, result: RoundResult, state: SearchState) -> None:
-        """Note the mask that the next round starts with."""
-        self.masks.append(self.strategy.mask)
-
-
-def masks_of_a_search() -> list[tuple[Mask, int]]:
-    """Search with the default schedule, a tiny net and two clients; return masks and rounds."""
-    tiny = "search.nodes=4 search.channels=4 search.layers=3 clients=2 held_out_clients=0"
-    settings = load("digits", [*tiny.split(), "evaluation.every=1000"])
-    experiment = open_experiment(settings)
-    strategy = FedMetaNAS(experiment.plan)
-    run_config = {"settings": settings.to_yaml()}
-    context = Context(1, NODE, {SIMULATED: True}, RecordDict(), dict(run_config))
-    hook = _Masks(strategy)
-    search(InlineGrid(AppByName(CLIENT_APP, run_config), context), strategy, experiment, [hook])
-    counts: Counter[bytes] = Counter()
-    first: dict[bytes, Mask] = {}
-    for mask in hook.masks[: settings.rounds]:
-        key = b"".join(tensor.numpy().tobytes() for tensor in mask.tensors())
-        first.setdefault(key, mask)
-        counts[key] += 1
-    return [(first[key], count) for key, count in counts.items()]
-
-
 CASES: dict[str, Callable[[int, int, torch.device], Iterator[Comparison]]] = {
     "step": step,
     "episode": episode,
-    "round": round_,
+    "round": rounds,
     "memory": memory,
 }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import make_shape
 
-from fedmetanas.benchmarks import cases, measure
+from fedmetanas.benchmarks import cases, measure, rounds
 from fedmetanas.benchmarks.cases import Search
 from fedmetanas.client.parameters import leaves
 from fedmetanas.search_space.alphas import Topology
@@ -96,7 +96,7 @@ def test_peak_memory_is_that_of_the_call() -> None:
 
 
 def test_the_masks_of_a_search_only_lose() -> None:
-    masks = cases.masks_of_a_search()
+    masks = rounds.masks_of_a_search()
 
     assert sum(count for _, count in masks) == 30
     alive = [mask.counts() for mask, _ in masks]

@@ -27,7 +27,10 @@ FLOORS = (
     ("search_space.execution",),
     ("search_space",),
     ("strategies",),
-    tuple(f"experiments.{name}" for name in ("console", "randomness", "files", "entry")),
+    tuple(
+        f"experiments.{name}"
+        for name in ("console", "randomness", "files", "entry", "code_digest", "surroundings")
+    ),
     ("experiments.data",),
     ("experiments.settings", "experiments.experiment"),
     ("experiments.results",),
