@@ -1,6 +1,7 @@
 """Run the two apps by Flower's simulation, with Ray's virtual clients."""
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -113,7 +114,7 @@ def _running_ray(workers: int, folder: str) -> Iterator[None]:
                 address="local",
                 num_cpus=workers,
                 include_dashboard=False,
-                logging_level="error",
+                logging_level=logging.ERROR,
                 log_to_driver=False,
                 _temp_dir=folder,
             )
@@ -121,7 +122,7 @@ def _running_ray(workers: int, folder: str) -> Iterator[None]:
         refuse_other_package(Path.cwd())
     shutdown, ray.shutdown = ray.shutdown, lambda: None  # as Flower calls it when it has finished
     try:
-        if ray.cluster_resources().get("CPU", 0) < 1:
+        if ray.cluster_resources().get("CPU", 0) < 1:  # type: ignore[no-untyped-call]
             raise SettingsError(
                 "engine: Ray runs in this process without CPUs; start it with some, end it by "
                 "ray.shutdown(), or take the inline engine"
