@@ -128,19 +128,30 @@ def test_what_a_person_has_frozen_stays_frozen(threads: None, tmp_path: Path) ->
     assert 0 < gc.get_freeze_count() <= frozen  # some of it may have been thrown away since
 
 
-def test_a_run_in_another_thread_leaves_signals_alone(tmp_path: Path) -> None:
+def test_a_run_in_another_thread_leaves_signals_to_the_main_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, over = threading.Event(), threading.Event()
+
+    def engine(settings: Settings, run_config: dict[str, Any]) -> None:
+        running.set()
+        over.wait(60)
+
+    monkeypatch.setitem(run.ENGINES, "inline", engine)
     codes = []
 
     def go() -> None:
-        codes.append(run.run(tiny.settings_of("rounds=1"), "inline", str(tmp_path / "out")))
+        codes.append(run.run(tiny.settings_of(), "inline", str(tmp_path / "out")))
 
-    before = state()["signals"]
     thread = threading.Thread(target=go)
     thread.start()
+    assert running.wait(60)
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    over.set()
     thread.join()
 
-    assert codes == [0]
-    assert state()["signals"] == before
+    assert codes == [1]  # it has left no summary
+    assert signal.signal(signal.SIGUSR1, before) == signal.SIG_IGN
 
 
 def test_who_stops_a_run_is_told_how_to_go_on(
