@@ -154,10 +154,13 @@ def test_a_run_in_another_thread_leaves_signals_to_the_main_one(
     assert signal.signal(signal.SIGUSR1, before) == signal.SIG_IGN
 
 
+@pytest.mark.parametrize("begun", [True, False])
 def test_who_stops_a_run_is_told_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def engine(settings: Settings, run_config: dict[str, Any]) -> None:
+        if begun:
+            (out / "settings.yaml").write_text(settings.to_yaml())
         raise KeyboardInterrupt
 
     monkeypatch.setitem(run.ENGINES, "inline", engine)
@@ -166,7 +169,8 @@ def test_who_stops_a_run_is_told_how_to_go_on(
     with pytest.raises(KeyboardInterrupt) as stopped:
         run.run(tiny.settings_of(), "inline", str(out))
 
-    assert str(stopped.value) == f"stopped; go on with: fedmetanas run --resume '{out}'"
+    go_on = f"stopped; go on with: fedmetanas run --resume '{out}'"
+    assert str(stopped.value) == (go_on if begun else "stopped before it began")
 
 
 # The console

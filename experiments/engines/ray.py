@@ -12,7 +12,6 @@ from pathlib import Path
 from fedmetanas.errors import SettingsError
 from fedmetanas.experiments.code_digest import refuse_other_package
 from fedmetanas.experiments.experiment import default_workers
-from fedmetanas.experiments.results.run_folder import stopped
 from fedmetanas.experiments.settings import Settings
 
 from .apps import CLIENT_APP, SERVER_APP, AppByName, RunConfig, quieten_flower
@@ -60,7 +59,7 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
         server = StoppableServer(SERVER_APP, run_config, stop, folder)
         app = AppByName(CLIENT_APP, run_config)
         client = GuardedApp(app, settings.engine.timeout, folder, os.getcwd())
-        with stopped_by_ctrl_c(stop, Path(folder) / ENDED, stopped(run_config["out"])):
+        with stopped_by_ctrl_c(stop, Path(folder) / ENDED, Path(run_config["out"])):
             from flwr.simulation import run_simulation  # slow to import: only where it is used
 
             quieten_flower()
