@@ -273,7 +273,11 @@ def test_a_signal_ends_a_run_as_ctrl_c_does(
     _, said = process.communicate(timeout=60)  # until no process has the pipes any more
 
     assert process.returncode == 128 + number
-    assert said.strip() == "fedmetanas: stopped"
+    go_on = {
+        "run": f"go on with: fedmetanas run --resume {tmp_path / 'out'}",
+        "compare": "the same command goes on",
+    }
+    assert said.strip() == f"fedmetanas: stopped; {go_on[command]}"
     (checkpoints,) = (tmp_path / "out").rglob("checkpoints")
     assert any(checkpoints.iterdir())
 

@@ -22,6 +22,7 @@ from tiny import (
     strategy_of,
 )
 
+from fedmetanas.experiments.code_digest import DIGEST
 from fedmetanas.experiments.commands.main import main
 from fedmetanas.experiments.data.registry import DATASETS, FOLDERS, Dataset, Images, Source
 from fedmetanas.experiments.data.registry import register as register_dataset
@@ -96,7 +97,8 @@ def echo(message: Message) -> Message:
     metrics = {"num-examples": partition_id, "loss": 1.0, "accuracy": 0.5}
     metrics |= {"seconds": 1.5, "worker": partition_id % 2}
     arrays = message.content.array_records["arrays"]
-    content = RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)})
+    code = ConfigRecord({"code": DIGEST})
+    content = RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics), "config": code})
     return Message(content, reply_to=message)
 
 

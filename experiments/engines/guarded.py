@@ -71,4 +71,4 @@ def _leave(number: int, frame: Any) -> None:
     """End this worker as one that is not needed: Ray says at length of any other that it died."""
     import ray
 
-    ray.actor.exit_actor()
+    ray.actor.exit_actor()  # type: ignore[no-untyped-call]

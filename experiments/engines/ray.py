@@ -1,6 +1,7 @@
 """Run the two apps by Flower's simulation, with Ray's virtual clients."""
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -11,7 +12,6 @@ from pathlib import Path
 from fedmetanas.errors import SettingsError
 from fedmetanas.experiments.code_digest import refuse_other_package
 from fedmetanas.experiments.experiment import default_workers
-from fedmetanas.experiments.results.run_folder import stopped
 from fedmetanas.experiments.settings import Settings
 
 from .apps import CLIENT_APP, SERVER_APP, AppByName, RunConfig, quieten_flower
@@ -59,7 +59,7 @@ def run_ray(settings: Settings, run_config: RunConfig) -> None:
         server = StoppableServer(SERVER_APP, run_config, stop, folder)
         app = AppByName(CLIENT_APP, run_config)
         client = GuardedApp(app, settings.engine.timeout, folder, os.getcwd())
-        with stopped_by_ctrl_c(stop, Path(folder) / ENDED, stopped(run_config["out"])):
+        with stopped_by_ctrl_c(stop, Path(folder) / ENDED, Path(run_config["out"])):
             from flwr.simulation import run_simulation  # slow to import: only where it is used
 
             quieten_flower()
@@ -113,7 +113,7 @@ def _running_ray(workers: int, folder: str) -> Iterator[None]:
                 address="local",
                 num_cpus=workers,
                 include_dashboard=False,
-                logging_level="error",
+                logging_level=logging.ERROR,
                 log_to_driver=False,
                 _temp_dir=folder,
             )
@@ -121,7 +121,7 @@ def _running_ray(workers: int, folder: str) -> Iterator[None]:
         refuse_other_package(Path.cwd())
     shutdown, ray.shutdown = ray.shutdown, lambda: None  # as Flower calls it when it has finished
     try:
-        if ray.cluster_resources().get("CPU", 0) < 1:
+        if ray.cluster_resources().get("CPU", 0) < 1:  # type: ignore[no-untyped-call]
             raise SettingsError(
                 "engine: Ray runs in this process without CPUs; start it with some, end it by "
                 "ray.shutdown(), or take the inline engine"

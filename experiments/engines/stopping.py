@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 
 from fedmetanas.experiments.console import say
 from fedmetanas.experiments.entry import started_here, stopped_code
+from fedmetanas.experiments.results.run_folder import stopped
 
 from .apps import app_named
 from .guarded import ENDED
@@ -60,7 +61,7 @@ class StoppableServer:
 
 
 @contextmanager
-def stopped_by_ctrl_c(stop: threading.Event, ended: Path, words: str) -> Iterator[None]:
+def stopped_by_ctrl_c(stop: threading.Event, ended: Path, out: Path) -> Iterator[None]:
     """Let the first Ctrl-C end server and workers in good order; a second one acts at once.
 
     An exception here would end Ray while threads of Flower wait for it, and they would for ever.
@@ -72,8 +73,8 @@ def stopped_by_ctrl_c(stop: threading.Event, ended: Path, words: str) -> Iterato
         Set when the server is to stop.
     ended : Path
         A file by which workers are told.
-    words : str
-        What the person is told, by the exception or by this process as it ends.
+    out : Path
+        The results folder, for what the person is told.
 
     Raises
     ------
@@ -89,7 +90,7 @@ def stopped_by_ctrl_c(stop: threading.Event, ended: Path, words: str) -> Iterato
         stop.set()
         ended.touch()
         if started_here():  # in a program of somebody's own, all of it is not ours to end
-            arguments = over, ended.parent, words
+            arguments = over, ended.parent, out
             threading.Thread(target=_end_in_time, args=arguments, daemon=True).start()
 
     over = threading.Event()
@@ -97,14 +98,14 @@ def stopped_by_ctrl_c(stop: threading.Event, ended: Path, words: str) -> Iterato
     try:
         yield
     except StoppedError:
-        raise KeyboardInterrupt(words) from None
+        raise KeyboardInterrupt(stopped(out)) from None
     finally:
         over.set()
         signal.signal(signal.SIGINT, previous)
         stop.set()
 
 
-def _end_in_time(over: threading.Event, folder: Path, words: str) -> None:
+def _end_in_time(over: threading.Event, folder: Path, out: Path) -> None:
     """End this process, and all that it has started, if they do not end in good order in time.
 
     Beside other busy processes Ray takes long to start and to end. The run can go on all the same:
@@ -120,5 +121,5 @@ def _end_in_time(over: threading.Event, folder: Path, words: str) -> None:
             process.kill()
     psutil.wait_procs(started, timeout=1)
     shutil.rmtree(folder, ignore_errors=True)
-    say(f"\nfedmetanas: {words}", stream=sys.stderr)
+    say(f"\nfedmetanas: {stopped(out)}", stream=sys.stderr)
     os._exit(stopped_code())

@@ -71,14 +71,14 @@ def _timed_folder(parent: Path) -> Path:
     raise SettingsError(f"out: cannot find a free name in {parent}")
 
 
-def go_on_with(folder: str | Path) -> str:
+def go_on_with(folder: Path) -> str:
     """Return words that name the command which goes on with the run in a folder."""
     return f"go on with: fedmetanas run --resume {shlex.quote(str(folder))}"
 
 
-def stopped(folder: str | Path) -> str:
+def stopped(folder: Path) -> str:
     """Return what a person is told who has stopped the run in a folder."""
-    return f"stopped; {go_on_with(folder)}"
+    return f"stopped; {go_on_with(folder)}" if is_begun(folder) else "stopped before it began"
 
 
 @dataclass(frozen=True)
