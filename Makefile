@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run install test soak lint reference compat
+.PHONY: run install wheel lint docs test compat soak reference
 
 run: install
 	$(VENV)/bin/fedmetanas run digits
@@ -16,8 +16,6 @@ $(INSTALLED): pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-.PHONY: wheel docs
-
 lint: wheel
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -28,7 +26,7 @@ lint: wheel
 wheel: install
 	rm -rf build/wheel
 	$(VENV)/bin/python -m hatchling build --target wheel --directory build/wheel >/dev/null
-	cd build/wheel && unzip -q *.whl
+	cd build/wheel && ../../$(VENV)/bin/python -m zipfile --extract *.whl .
 
 # The site, in build/site.
 docs: wheel

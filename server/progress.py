@@ -87,8 +87,8 @@ class Progress(Hook):
         rows = {
             "test accuracy": f"{summary['test_accuracy']:.4f}",
             "pruning gap": f"{summary['pruning_gap']:.4f}",
-            "clients before adaptation": before,
-            "clients after adaptation": after,
+            "accuracy before adaptation": before,
+            "adapted accuracy": after,
             "parameters": f"{summary['parameters']:,}",
             "MACs an image": f"{summary['macs']:,}",
             "MB down / up": f"{summary['bytes_down'] / 1e6:.1f} / {summary['bytes_up'] / 1e6:.1f}",
