@@ -2,15 +2,7 @@
 
 import sys
 
-from fedmetanas.errors import (
-    CheckpointError,
-    DataError,
-    GenotypeError,
-    RunError,
-    SettingsError,
-    StrategyError,
-    UnwritableError,
-)
+from fedmetanas.errors import RunError, SettingsError
 from fedmetanas.experiments.engines.ray import check_temporary_folder
 from fedmetanas.experiments.files import expanded
 from fedmetanas.experiments.results import run_folder
@@ -22,12 +14,6 @@ from .experiment import Experiment, open_experiment
 from .settings import Settings
 from .surroundings import process_left_as_found
 from .trial import try_strategy
-
-#: What a person can set right; the message is the one line to show.
-USER_ERRORS = (
-    *(SettingsError, DataError, StrategyError, GenotypeError, CheckpointError),
-    UnwritableError,
-)
 
 
 def check(settings: Settings, engine: str) -> Experiment:
