@@ -1,6 +1,5 @@
 """The command ``fedmetanas bench``: run cases, print a table."""
 
-import json
 import logging
 import os
 import platform
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedmetanas.experiments.console import say
+from fedmetanas.experiments.files import json_text
 
 from .cases import CASES
 from .measure import Comparison, convolution_peak
@@ -46,7 +46,7 @@ def bench(
             machine += f", {torch.cuda.get_device_name()}"
         table = [{**asdict(row), "ratio": row.ratio} for row in rows]
         facts = {"machine": machine, "torch": torch.__version__, "peak_gflops": peak}
-        say(json.dumps({**facts, "rows": table}, indent=2))
+        say(json_text({**facts, "rows": table}, indent=2))
     else:
         console = Console(width=80)
         with console.capture() as written:

@@ -24,15 +24,14 @@ from .numpy_client import MetaClient
 
 Handler = Callable[[Message, Context], Message]
 
-RAISED = 2  # Flower's error code of an app that raised
-
 
 def report_errors(message: Message, context: Context, call_next: Handler) -> Message:
     """Reply with the traceback where a handler raises, the same whichever engine runs it."""
     try:
         return call_next(message, context)
     except Exception:
-        return Message(Error(RAISED, traceback.format_exc()), reply_to=message)
+        reason = f"{DIGEST}\n{traceback.format_exc()}"
+        return Message(Error(wire.RAISED, reason), reply_to=message)
 
 
 app = ClientApp(mods=[report_errors])

@@ -29,7 +29,7 @@ def _finite(tree: Any) -> Any:
     return [_finite(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
-def expanded(out: str | Path) -> Path:
+def expanded(path: str | Path, option: str = "out") -> Path:
     """Return a path in which ``~`` stands for no home folder any more.
 
     Raises
@@ -38,9 +38,9 @@ def expanded(out: str | Path) -> Path:
         If the home folder is unknown.
     """
     try:
-        return Path(out).expanduser()
+        return Path(path).expanduser()
     except RuntimeError:
-        raise SettingsError(f"out: {out} names a home folder that is unknown") from None
+        raise SettingsError(f"{option}: {path} names a home folder that is unknown") from None
 
 
 def write_file(path: Path, content: bytes) -> None:

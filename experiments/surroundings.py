@@ -6,6 +6,7 @@ A run may be started from a program of somebody's own, a notebook or a test, whi
 import gc
 import logging
 import os
+import random
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from .console import show_what_can_be_shown
@@ -34,12 +36,13 @@ def settle() -> None:
 def process_left_as_found() -> Iterator[None]:
     """Put back, at the end, what a run changes in its process; also if it fails.
 
-    These are the threads of PyTorch, the frozen objects of the garbage collector, loggers, signal
-    handlers, environment variables, ``sys.path``, the current folder, and what the standard streams
-    do about characters that they lack.
+    These are the threads of PyTorch, the state of all global generators of random numbers, the
+    frozen objects of the garbage collector, loggers, signal handlers, environment variables,
+    ``sys.path``, the current folder, and what the standard streams do about characters that they
+    lack. Another thread must not change these meanwhile: its changes would be undone, too.
     """
     with ExitStack() as stack:
-        for remember in (_threads, _collector, _loggers, _signals, _environment, _path, _folder):
+        for remember in REMEMBER:
             stack.callback(remember())
         stack.callback(show_what_can_be_shown())
         yield
@@ -50,6 +53,18 @@ Undo = Callable[[], Any]
 
 def _threads() -> Undo:
     return partial(torch.set_num_threads, torch.get_num_threads())
+
+
+def _generators() -> Undo:
+    python, pytorch = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state()  # noqa: NPY002  # that of others, who may use it
+
+    def undo() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(pytorch)
+
+    return undo
 
 
 def _collector() -> Undo:
@@ -108,3 +123,9 @@ def _path() -> Undo:
 
 def _folder() -> Undo:
     return partial(os.chdir, os.getcwd())
+
+
+REMEMBER = (
+    *(_threads, _generators, _collector, _loggers, _signals),
+    *(_environment, _path, _folder),
+)

@@ -1,6 +1,7 @@
 """What a reply must be before it touches the model; all else is left out, with the reason."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -37,7 +38,6 @@ METRICS = {
 LARGEST = 1e300  # of any metric
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 NUMPY = "numpy.ndarray"  # the one form of an array that Flower writes
-RAISED = 2  # Flower's error code of an app that raised; its reason ends with the exception
 LONGEST_LINE = 300  # characters of a client's that are shown
 LONGEST_TRACE = 20_000
 
@@ -144,9 +144,12 @@ def checked(
         If it does not carry the digest of this code.
     """
     if reply.has_error():
-        trace = printable(reply.error.reason or "")[-LONGEST_TRACE:].strip() or "without a reason"
+        said, reason = _said_code(reply.error.reason or "")
+        if said not in ("", DIGEST):
+            raise OtherCodeError(sent.metadata.dst_node_id)
+        trace = printable(reason)[-LONGEST_TRACE:].strip() or "without a reason"
         line = trace.splitlines()[-1][:LONGEST_LINE]
-        if reply.error.code == RAISED:
+        if reply.error.code == wire.RAISED:
             raise BadReplyError(line, trace)
         raise BadReplyError(f"no reply: {line}")
     if [record.get(wire.CODE) for record in reply.content.config_records.values()] != [DIGEST]:
@@ -160,6 +163,12 @@ def checked(
         arrays = next(iter(sent.content.array_records.values()))
         content["arrays"] = _arrays(reply.content, expected(arrays))
     return Message(content, reply_to=sent)
+
+
+def _said_code(reason: str) -> tuple[str, str]:
+    """Return the digest with which an error begins, if it does, and what comes after it."""
+    first, _, rest = reason.partition("\n")
+    return (first, rest) if re.fullmatch("[0-9a-f]{64}", first) else ("", reason)
 
 
 def brief(text: object) -> str:

@@ -16,6 +16,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 __all__ = [
+    "SIMULATION_MODULES",
     "Run",
     "StrategyRefusal",
     "array_of",
@@ -30,6 +31,11 @@ __all__ = [
 # Of ``flwr.serverapp.exception``, which lists the errors that a strategy ends a run with: the class
 # that all have in common.
 StrategyRefusal = AppExitException
+
+
+#: Modules of Flower that log for a simulation, of which this project says itself what matters.
+# The names of Flower's loggers, if it had several: all of its modules log as ``flwr``.
+SIMULATION_MODULES = ("ray_actor", "vce_api", "logger")
 
 
 def take_place_in_run(run_id: int) -> None:

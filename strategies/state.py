@@ -6,6 +6,7 @@ functions and the search plan, is not state: it is made anew. So is a strategy t
 its attributes are remembered with the other's.
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -91,7 +92,8 @@ def pack(value: Any, arrays: dict[str, AnyArray]) -> Any:
         If it is of another kind.
     """
     if isinstance(value, SCALARS) and not isinstance(value, np.generic):
-        return value
+        odd = isinstance(value, float) and not math.isfinite(value)  # which JSON does not know
+        return {"float": str(value)} if odd else value
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
         key = f"array-{len(arrays)}"
         arrays[key] = np.array(value, order="C")  # in another, safetensors would mix it up
@@ -120,6 +122,8 @@ def unpack(tree: Any, arrays: Mapping[str, AnyArray]) -> Any:
     if isinstance(tree, SCALARS):
         return tree
     ((kind, inner),) = tree.items()
+    if kind == "float":
+        return float(inner)
     if kind in ("array", "number"):
         return arrays[inner] if kind == "array" else arrays[inner][()]
     if kind in ("list", "tuple"):

@@ -46,6 +46,7 @@ MASK = "mask/"
 FINALISTS = "finalists"
 LOSSES = "losses"
 CODE = "code"
+RAISED = 2  # Flower's error code of an app that raised; its reason begins with the digest
 PROXIMAL_MU = "proximal-mu"
 
 #: The settings that clients know in a message to train or to evaluate, but for those of a mask,

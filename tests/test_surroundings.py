@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -38,6 +39,8 @@ def state() -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "frozen": gc.get_freeze_count(),
+        "random": (random.getstate(), torch.get_rng_state().tolist()),
+        "numpy": str(np.random.get_state()),  # noqa: NPY002
         "loggers": [(lg.level, list(lg.handlers), lg.propagate, lg.disabled) for lg in loggers],
         "signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
         "environment": dict(os.environ),
@@ -50,6 +53,9 @@ def wreck() -> None:
     """Change all of it."""
     torch.set_num_threads(2)
     gc.freeze()
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
     for name in ("", "flwr", "of.somebody"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.CRITICAL)

@@ -26,7 +26,7 @@ def main(options: argparse.Namespace) -> int:
 
     if options.resume is None:
         return run(settings, options.engine, options.out)
-    folder = expanded(options.resume)
+    folder = expanded(options.resume, "--resume")
     if named is None:
         settings = from_yaml(settings_of(folder)[0].to_yaml(), overrides)
     return run(settings, options.engine, str(folder), resume=True)

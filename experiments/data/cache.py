@@ -7,6 +7,7 @@ made from; changed files give another folder. A digest of its files shows a pixe
 
 import contextlib
 import hashlib
+import importlib
 import inspect
 import json
 import os
@@ -21,7 +22,7 @@ import numpy as np
 from fedmetanas.errors import DataError
 
 from .decoding import check, decode
-from .registry import DATASETS, FOLDERS, Dataset, Images, Source
+from .registry import BUILT_IN, DATASETS, FOLDERS, Dataset, Images, Source
 
 FORMAT_VERSION = 2  # raise it when the files in a cache folder, or a built-in dataset, change
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")  # files, without ".npy"
@@ -87,8 +88,9 @@ def cache_folder(cache: str) -> Path:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return Path(base).expanduser() / "fedmetanas"
     except RuntimeError:
+        found = f"; found data.cache={cache}" if cache else ""
         words = "the home folder is unknown; set HOME, or data.cache, to a folder of yours"
-        raise DataError(words) from None
+        raise DataError(words + found) from None
 
 
 def _entry(folder: Path, source: Source) -> Path:
@@ -96,8 +98,10 @@ def _entry(folder: Path, source: Source) -> Path:
 
 
 def _code(name: str) -> str:
-    """Return the text of a loader, so that editing one's own loader is not answered from before."""
+    """Return the text of a loader, so that what was changed in one is not answered from before."""
     try:
+        if name in BUILT_IN:
+            return inspect.getsource(importlib.import_module(BUILT_IN[name]))
         return inspect.getsource(DATASETS[name])
     except (KeyError, OSError, TypeError):  # unknown, typed into a prompt, or not a function
         return ""

@@ -95,6 +95,8 @@ Loader = Callable[[Source], Dataset]
 
 DATASETS: dict[str, Loader] = {}
 FOLDERS: dict[str, tuple[str, ...]] = {}
+#: The modules of the loaders of this package.
+BUILT_IN: dict[str, str] = {}
 
 
 def register(name: str, folders: tuple[str, ...] = ("",)) -> Callable[[Loader], Loader]:
@@ -150,3 +152,4 @@ for _name, _folders, _module, _function, _words in (
     ),
 ):
     register(_name, _folders)(_built_in(_module, _function, _words))
+    BUILT_IN[_name] = f"{__package__}.{_module}"

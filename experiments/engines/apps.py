@@ -11,6 +11,7 @@ from flwr.app import Context, Message, RecordDict
 
 from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.experiment import SIMULATED
+from fedmetanas.strategies.flower import SIMULATION_MODULES
 
 SERVER_APP = "fedmetanas.server.app:app"
 CLIENT_APP = "fedmetanas.client.app:app"
@@ -18,8 +19,6 @@ CLIENT_APP = "fedmetanas.client.app:app"
 NODE = 2  # the one node of the inline engine; 1 is the server's
 
 RunConfig = dict[str, Any]
-
-NOT_FOR_PERSONS = ("ray_actor", "vce_api", "logger")  # files of Flower, whose warnings are ours
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Say it, if it is new."""
         words = one_line(record.getMessage())
-        warns = record.levelno == logging.WARNING and record.module not in NOT_FOR_PERSONS
+        warns = record.levelno == logging.WARNING and record.module not in SIMULATION_MODULES
         if warns and words not in self.said:
             self.said.add(words)
             say(f"warning: {words}", stream=sys.stderr)

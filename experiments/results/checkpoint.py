@@ -87,7 +87,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
         If it cannot be written; those before are still there.
     """
     arrays: dict[str, AnyArray] = {}
-    content = json.dumps(pack(vars(checkpoint), arrays))
+    content = json.dumps(pack(vars(checkpoint), arrays), allow_nan=False)
     header = {"format": FORMAT_VERSION, "content": content, "digest": digest(content, arrays)}
     path = folder / run_folder.CHECKPOINTS / _name(checkpoint.round)
     write_file(path, safetensors.numpy.save(arrays, header))
