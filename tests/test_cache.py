@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -340,3 +341,20 @@ def test_files_that_never_rest_are_an_error(tmp_path: Path, counter: Counter) ->
         open_dataset(source, str(tmp_path / "cache"))
 
     assert counter.calls == cache_module.DECODE_ATTEMPTS
+
+
+@pytest.mark.parametrize(("name", "said"), [("digits", "load_digits"), ("imagefolder", "convert")])
+def test_the_code_of_a_built_in_loader_is_part_of_the_fingerprint(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(name, tmp_path, download=False, image_size=None)
+    before = fingerprint(source)
+    text = cache_module.inspect.getsource
+
+    def edited(thing: Any) -> str:
+        assert said in text(thing)
+        return text(thing).replace(said, f"{said}_edited")
+
+    monkeypatch.setattr(cache_module.inspect, "getsource", edited)
+
+    assert fingerprint(source) != before

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 from test_run import (  # noqa: F401
     BIN,
     ROOT,
@@ -33,7 +33,7 @@ from fedmetanas.experiments.code_digest import (
 from fedmetanas.experiments.commands.main import main
 from fedmetanas.experiments.engines.apps import AppByName
 from fedmetanas.experiments.engines.inline import InlineGrid
-from fedmetanas.server.replies import OtherCodeError, checked
+from fedmetanas.server.replies import BadReplyError, OtherCodeError, checked
 from fedmetanas.strategies import wire
 
 NAMES = (*PACKAGES, "tests", "examples")
@@ -195,6 +195,22 @@ def test_a_reply_of_other_code_ends_the_run_whatever_was_asked(
     reply = Message(RecordDict({"m": metrics, "c": ConfigRecord(code)}), reply_to=asked)
 
     with pytest.raises(OtherCodeError, match="client 3 runs another version of fedmetanas"):
+        checked(reply, asked, 100)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [("0" * 64, OtherCodeError, "another version"), (DIGEST, BadReplyError, "^KeyError: 'gone'$")],
+)
+def test_other_code_that_raises_is_named_as_such(
+    code: str, kind: type[Exception], words: str
+) -> None:
+    InlineGrid(AppByName("", {}), tiny.context_of({}))  # messages are made where there is a run
+    asked = Message(RecordDict({"config": ConfigRecord()}), 3, MessageType.TRAIN)
+    raised = f"{code}\nTraceback (most recent call last):\n  ...\nKeyError: 'gone'\n"
+    reply = Message(Error(wire.RAISED, raised), reply_to=asked)
+
+    with pytest.raises(kind, match=words):
         checked(reply, asked, 100)
 
 

@@ -13,7 +13,7 @@ from fedmetanas.errors import SettingsError
 
 from .declarations import Settings
 from .rules import Rule, nearest
-from .yaml_text import OddNumber
+from .yaml_text import NUMBER, OddNumber
 
 LARGEST_NUMBER = 3.4e38  # that float32 holds, in which all is computed
 MOST_OPERATIONS = 20_000  # in all cells of a supernet; 2,240 in one of DARTS' size
@@ -162,6 +162,8 @@ def _converted(value: Any, kind: Any) -> Any:
     """Return `value` as the wanted kind, or None if it is not of that kind."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float:
+        if isinstance(value, str) and NUMBER.fullmatch(value):  # in quotes, as in older files
+            value, number = float(value), True
         return float(value) if number and abs(value) <= LARGEST_NUMBER else None
     if kind is int:
         return value if isinstance(value, int) and number and abs(value) < 2**53 else None
