@@ -376,6 +376,23 @@ def test_a_broken_file_of_a_run_is_one_line(
     assert files_of(folder) == before
 
 
+@pytest.mark.parametrize("command", ["evaluate", "draw"])
+def test_of_a_run_that_has_not_finished_one_line_says_how_to_go_on(
+    command: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    shutil.copy(whole / "settings.yaml", folder)
+
+    assert main([command, str(folder)]) == 2
+
+    said = capsys.readouterr().err
+    assert said == (
+        f"fedmetanas: {folder}: this run has not finished; "
+        f"go on with: fedmetanas run --resume '{folder}'\n"
+    )
+
+
 def test_weights_of_another_run_are_refused(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

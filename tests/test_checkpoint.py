@@ -543,7 +543,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
         ("", ["client.outer_lr=0.05"], ["client.outer_lr was 0.1, now 0.05"]),
         ("", ["seed=1", "search.nodes=2"], ["search.nodes was 1, now 2", "seed was 0, now 1"]),
         ("", ["strategy.name=fednas"], ["strategy.name was 'fedmetanas', now 'fednas'"]),
-        ("", ["rounds=1"], ["rounds", "round 2", "found 1"]),
+        ("", ["rounds=1"], ["rounds: 2 are done already", "at least 2", "found 1"]),
         ("no folder", [], ["settings.yaml", "No such file"]),
         ("no settings", [], ["settings.yaml", "No such file"]),
         ("broken settings", [], ["settings.yaml", "not valid YAML"]),

@@ -13,7 +13,7 @@ from fedmetanas import __version__
 from fedmetanas.errors import USER_ERRORS, SettingsError
 from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.entry import importing, stopped_code
-from fedmetanas.experiments.settings import DEVICES, experiments, nearest
+from fedmetanas.experiments.settings import DEVICES, experiments, known_settings, nearest
 
 ENGINES = ("inline", "ray")
 BENCH_CASES = ("step", "episode", "round", "memory")
@@ -70,10 +70,21 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if unknown:
         chosen = commands[options.command]
         hint = nearest(unknown[0].partition("=")[0], chosen._option_string_actions)
+        if settings:
+            hint = _as_setting(unknown[0], arguments) or hint
         chosen.error(f"unknown argument {unknown[0]!r}{hint}")
     if settings:
         options.overrides += rest
     return options
+
+
+def _as_setting(word: str, arguments: list[str]) -> str:
+    """Return words that say how a setting is given that stands as an option; none for others."""
+    name, _, value = word.removeprefix("--").partition("=")
+    if name not in known_settings():
+        return ""
+    following = [*arguments, "VALUE"][arguments.index(word) + 1]
+    return f"; write {name}={value or following}"
 
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:

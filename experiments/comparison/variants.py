@@ -98,7 +98,7 @@ def choose(names: Sequence[str], variants: Mapping[str, Variant], option: str) -
         if name not in variants:
             known = ", ".join(variants)
             hint = nearest(name, list(variants))
-            raise SettingsError(f"{option}: expected some of {known}; found {name!r}{hint}")
+            raise SettingsError(f"{option}: expected one of {known}; found {name!r}{hint}")
         if names.count(name) > 1:
             raise SettingsError(f"{option}: {name!r} stands twice")
     return [variants[name] for name in names]

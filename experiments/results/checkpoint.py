@@ -184,7 +184,8 @@ def resumable(folder: Path, experiment: Experiment) -> tuple[Checkpoint | None, 
         refuse_other_settings(saved, settings, path)
         if settings.rounds < checkpoint.round:
             raise SettingsError(
-                f"rounds: {path} is of round {checkpoint.round}; found {settings.rounds}"
+                f"rounds: {checkpoint.round} are done already; "
+                f"expected at least {checkpoint.round}; found {settings.rounds}"
             )
         if checkpoint.data != experiment.dataset.digest:
             raise SettingsError(f"data: {path} was written with other images, labels or classes")

@@ -106,9 +106,12 @@ def read(folder: Path) -> Found:
     Raises
     ------
     SettingsError, GenotypeError
-        If a file is missing or damaged, or the weights are not those of the genotype.
+        If the run has not finished, a file is missing or damaged, or the weights are not those
+        of the genotype.
     """
     settings = read_settings(folder)
+    if not any((folder / name).exists() for name in (GENOTYPE, SUMMARY)):
+        raise SettingsError(f"{folder}: this run has not finished; {go_on_with(folder)}")
     path = folder / GENOTYPE
     try:
         text = path.read_text(encoding="utf-8")

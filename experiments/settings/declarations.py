@@ -172,7 +172,7 @@ class ClientSettings:
     outer_loss: str = setting(
         "query",
         one_of(("query", "all")),
-        about="Losses of an outer step: of the query batch alone, or of all batches.",
+        about="Losses of an outer step: of only the query batch, or of all batches.",
     )
     adapt_steps: int = setting(
         5,
@@ -194,7 +194,9 @@ class EvaluationSettings:
     """What is measured, and when."""
 
     every: int = setting(
-        5, at_least(1), about="Rounds from one evaluation to the next; the last round has one, too."
+        5,
+        at_least(1),
+        about="Rounds from one evaluation to the next. The final network is always measured.",
     )
     batch_size: int = setting(
         256, between(1, LARGEST_BATCH), about="Images of a batch in evaluation."

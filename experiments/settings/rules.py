@@ -65,13 +65,13 @@ def one_of(names: Collection[str]) -> Rule:
 
 
 def some_of(names: Collection[str]) -> Rule:
-    """Accept different ones of `names`, but not ``none`` alone."""
+    """Accept different operations of `names`, at least one of them beside ``none``."""
 
     def holds(chosen: Sequence[str]) -> bool:
         known = all(name in names for name in chosen)
         return known and len(set(chosen)) == len(chosen) and [*chosen] not in ([], ["none"])
 
-    words = "a list of different names, not none alone, out of "
+    words = "a list of different operations, at least one beside none, out of "
     return Rule(holds, words, names, complete=True)
 
 
