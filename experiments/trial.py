@@ -66,7 +66,7 @@ def try_strategy(experiment: Experiment) -> None:
                 messages = list(strategy.configure_train(1, arrays, ConfigRecord(), grid))
             except _OpenEndError:
                 messages = []  # the run will tell
-        check_served(name, messages)
+        check_served(strategy, name, 1, messages)
         if settings.checkpoint.every:
             state_of(strategy)
     except StrategyRefusal as error:

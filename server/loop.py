@@ -166,7 +166,7 @@ def _train(
             messages = list(strategy.configure_train(server_round, own, ConfigRecord(), view))
         if not messages:
             raise RunError(f"strategy.name: {name} asks no client to train")
-        check_served(name, messages)
+        check_served(strategy, name, server_round, messages)
         replies = view.send_and_receive(messages)
         with seeded_random("aggregation", seed, server_round):
             aggregated, metrics = strategy.aggregate_train(server_round, replies)

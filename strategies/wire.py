@@ -47,12 +47,15 @@ FINALISTS = "finalists"
 LOSSES = "losses"
 CODE = "code"
 PROXIMAL_MU = "proximal-mu"
+PARTITION = "partition-id"  # set where a message is addressed, never by a strategy
 
-#: The settings that clients know in a message to train or to evaluate, but for those of a mask,
-#: whose keys begin with :data:`MASK`.
+#: The four parts of a mask.
+MASK_KEYS = tuple(MASK + name for name in PER_CELL_NAMES)
+
+#: The settings that clients know in a message to train or to evaluate, but for :data:`MASK_KEYS`.
 CONFIG_KEYS = (
     "server-round",
-    "partition-id",
+    PARTITION,
     "tau",
     "learner",
     "relaxation",
@@ -63,13 +66,11 @@ CONFIG_KEYS = (
     PROXIMAL_MU,
 )
 
+#: Those of them that the server goes by as well, as ``round_config`` of the strategy says them.
+SHARED_KEYS = ("tau", "relaxation", "phase", *MASK_KEYS)
+
 #: What clients measure when they train and a strategy may go by: the same in each run.
 MEASURES = ("num-examples", "loss", "accuracy")
-
-
-def is_known(key: str) -> bool:
-    """Return whether clients know a setting in a message to train or to evaluate."""
-    return key in CONFIG_KEYS or key.startswith(MASK)
 
 
 def to_arrays(weights: Weights, alphas: Alphas) -> dict[str, AnyArray]:
@@ -201,5 +202,5 @@ def count_bytes(record: ArrayRecord) -> tuple[int, int]:
 def with_partition(config: Mapping[str, Any], partition_id: int) -> ConfigRecord:
     """Return a copy of a message's settings that says which client it is for."""
     record = config_record(config)
-    record["partition-id"] = partition_id
+    record[PARTITION] = partition_id
     return record

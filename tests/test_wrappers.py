@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from fedmetanas.errors import RunError, StrategyError
 from fedmetanas.experiments.commands.main import main
 from fedmetanas.experiments.randomness import seeded_random
+from fedmetanas.search_space.alphas import Mask
 from fedmetanas.server.hooks import Hook, RoundResult, SearchState
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.abilities import round_config, strategies_in
@@ -378,6 +379,69 @@ def test_a_setting_that_clients_do_not_know_is_never_sent() -> None:
         tiny.run_search(strategy=Unserved(tiny.experiment_of().plan), hooks=[listener])
 
     assert len(listener.rounds) == 1
+
+
+def test_the_round_of_what_is_not_served_is_named() -> None:
+    with pytest.raises(StrategyError, match=r"fedmetanas, in round 2, sends warm-restarts, "):
+        tiny.run_search(strategy=Unserved(tiny.experiment_of().plan))
+
+
+class Sends(FedAvg):
+    """Sends something more, or something less, than federated averaging does."""
+
+    def __init__(self, more: dict[str, Any], records: int = 1) -> None:
+        super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+        self.more, self.records = more, records
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Replies:
+        config.update(self.more)
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        for message in messages:
+            for number in range(1, self.records):
+                message.content[f"{number}"] = ConfigRecord({"learner": "sgd"})
+            if not self.records:
+                message.content.pop("config", None)  # all messages share their content
+        return messages
+
+
+class SendsAndSays(Sends):
+    """Tells the server as well what is alive."""
+
+    def round_config(self, server_round: int) -> dict[str, Any]:
+        return self.more
+
+
+WHOLE = wire.round_config(0.5, Mask.full(tiny.experiment_of().topology))
+PART = {key: value for key, value in WHOLE.items() if key != wire.MASK_KEYS[1]}
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "words"),
+    [
+        (Sends, [{"partition-id": 0}], "sends partition-id, which clients here do not know"),
+        (Sends, [{"mask/elsewhere": [True]}], "sends mask/elsewhere, which clients here do not"),
+        (SendsAndSays, [PART], f"sends a mask without {wire.MASK_KEYS[1]}$"),
+        (Sends, [{}, 2], "sends ArrayRecord, ConfigRecord, ConfigRecord in a message; clients"),
+        (Sends, [{}, 0], "sends ArrayRecord in a message; clients here read one"),
+        (Sends, [{"phase": "training"}], "sends phase, which the server goes by as well; return"),
+        (Sends, [{"tau": 0.5}], r"sends tau, .* a method round_config\(server_round\)"),
+        (Sends, [WHOLE], "sends tau, mask/"),
+    ],
+)
+def test_what_no_client_or_no_server_would_read_is_not_sent(
+    cls: type[Sends], options: list[Any], words: str
+) -> None:
+    with pytest.raises(StrategyError, match=words) as caught:
+        tiny.run_search(strategy=cls(*options))
+
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("cls", "more"), [(Sends, {"learner": "sgd"}), (SendsAndSays, WHOLE)])
+def test_what_clients_and_the_server_read_is_sent(cls: type[Sends], more: dict[str, Any]) -> None:
+    assert tiny.run_search("rounds=1", strategy=cls(more)).summary["operations"] == 4
 
 
 def test_too_few_replies_for_a_strategy_end_the_run_with_its_warning_once(
