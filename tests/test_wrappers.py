@@ -474,6 +474,42 @@ def test_a_warning_is_said_once_and_nothing_else_of_flower(
     assert said[0].startswith("warning: The number of clients returning parameters (3) differs")
 
 
+class Returns(FedMetaNAS):
+    """Returns something else than a pair of records."""
+
+    def __init__(self, plan: SearchPlan, what: str) -> None:
+        super().__init__(plan)
+        self.what = what
+
+    def aggregate_train(self, server_round: int, replies: Replies) -> Any:
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        return {"none": None, "pair": (None, metrics), "arrays": arrays, "swap": (metrics, arrays)}[
+            self.what
+        ]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("none", "made nothing of the 3 replies of round 1"),
+        ("pair", "made nothing of the 3 replies of round 1"),
+        ("arrays", "MetricRecord; found ArrayRecord, in round 1"),
+        ("swap", "MetricRecord; found MetricRecord, ArrayRecord, in round 1"),
+    ],
+)
+def test_what_is_no_pair_of_records_ends_the_run_in_a_line(
+    what: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = [f"strategy.name={__name__}:Returns", f"strategy.options.what={what}"]
+
+    assert run(tmp_path, *chosen) == 1
+
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"fedmetanas: strategy.name: {__name__}:Returns")
+    assert said[0].endswith(words)
+    assert len(said) <= 2  # and the command that goes on
+
+
 class Silent(FedMetaNAS):
     """Says nothing of losses in its first round, and then what is no number."""
 
