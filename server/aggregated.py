@@ -1,5 +1,6 @@
 """What a strategy makes of the replies, checked before it becomes the global model."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -50,19 +51,42 @@ def _kinds(result: Any) -> str:
     return ", ".join(type(part).__name__ for part in parts) or "nothing"
 
 
-def finite(arrays: ArrayRecord, name: str, server_round: int) -> tuple[Weights, Alphas]:
-    """Return the weights and alphas of a record.
+def model_of(
+    arrays: ArrayRecord, before: ArrayRecord, alive: Iterable[str], name: str, server_round: int
+) -> tuple[Weights, Alphas]:
+    """Return the weights and alphas of a record that a strategy has made.
+
+    Parameters
+    ----------
+    arrays, before : ArrayRecord
+        The global model after and before the round.
+    alive : iterable of str
+        The keys of those arrays that must still be there.
+    name : str
+        The strategy's.
+    server_round : int
+        The round.
 
     Raises
     ------
     RunError
-        If the strategy of that name has ruined one.
+        If an array is missing, new, of another shape, or not finite.
     """
+    when = f"in round {server_round}"
+    if missing := [key for key in alive if key not in arrays]:
+        raise RunError(f"strategy.name: {name} lost {missing[0]}, which is alive, {when}")
     by_name = wire.from_record(arrays)
+    shapes = {key: array.shape for key, array in before.items()}
     for key, array in by_name.items():
+        if key not in shapes:
+            raise RunError(f"strategy.name: {name} made {key}, which was not there before, {when}")
+        if array.shape != tuple(shapes[key]):
+            raise RunError(
+                f"strategy.name: {name} made {key} of the shape {array.shape}; expected "
+                f"{tuple(shapes[key])}, {when}"
+            )
         if not np.isfinite(array).all():
             raise RunError(
-                f"strategy.options: {name} made {key} NaN or infinite of finite "
-                f"replies, in round {server_round}"
+                f"strategy.options: {name} made {key} NaN or infinite of finite replies, {when}"
             )
     return wire.from_arrays(by_name)

@@ -20,7 +20,7 @@ from fedmetanas.strategies import wire
 from fedmetanas.strategies.abilities import check_served, round_config
 from fedmetanas.strategies.flower import StrategyRefusal
 
-from .aggregated import finite, unpacked
+from .aggregated import model_of, unpacked
 from .clients import Clients
 from .evaluation import evaluate_clients, evaluate_network, evaluate_supernet, searched
 from .hooks import Hook, RoundResult, SearchResult, SearchState
@@ -105,9 +105,11 @@ def _run_round(
     started = time.perf_counter()
     trained = _train(clients, strategy, server_round, arrays)
     served = time.perf_counter()
-    weights, alphas = finite(trained.arrays, experiment.settings.strategy.name, server_round)
     config = round_config(strategy, experiment.plan, server_round)
     relaxed = _relaxed(experiment, config)
+    alive = wire.alive_keys(arrays, experiment.plan.shape, relaxed.mask)
+    name = experiment.settings.strategy.name
+    weights, alphas = model_of(trained.arrays, arrays, alive, name, server_round)
     test_loss = test_accuracy = client_accuracy = None
     left_out = trained.view.left_out
     due = server_round % experiment.settings.evaluation.every == 0

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from fedmetanas.search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
 from fedmetanas.search_space.kernels.transfer import all_to_host
-from fedmetanas.search_space.supernet import Weights
+from fedmetanas.search_space.supernet import NetworkShape, Weights, alive_names
 
 from . import npy
 from .aggregation import AnyArray
@@ -111,6 +111,16 @@ def split(keys: Collection[str]) -> tuple[list[str], list[str]]:
 def _split(keys: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     alphas = tuple(key for key in keys if key.startswith(ALPHAS))
     return tuple(key for key in keys if not key.startswith(ALPHAS)), alphas
+
+
+def alive_keys(keys: Iterable[str], shape: NetworkShape, mask: Mask) -> list[str]:
+    """Return the keys of the alphas and of weights that are alive, in their order."""
+    keys = list(keys)
+    names = [key.removeprefix(WEIGHTS) for key in split(keys)[0]]
+    alive = set(alive_names(shape, names, mask.alive(shape.topology)))
+    return [
+        key for key in keys if not key.startswith(WEIGHTS) or key.removeprefix(WEIGHTS) in alive
+    ]
 
 
 def to_record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:

@@ -510,6 +510,52 @@ def test_what_is_no_pair_of_records_ends_the_run_in_a_line(
     assert len(said) <= 2  # and the command that goes on
 
 
+class Loses(FedMetaNAS):
+    """Spoils its second result: it drops, adds or bends arrays."""
+
+    def __init__(self, plan: SearchPlan, how: str) -> None:
+        super().__init__(plan)
+        self.how = how
+
+    def aggregate_train(self, server_round: int, replies: Replies) -> Aggregated:
+        record, metrics = super().aggregate_train(server_round, replies)
+        assert record is not None
+        arrays = wire.from_record(record)
+        key = next(key for key in arrays if ".edges." in key)
+        if server_round == 2 and self.how == "alphas":
+            del arrays["alphas/op_reduce"]
+        elif server_round == 2 and self.how == "weights":
+            del arrays[key]
+        elif server_round == 2 and self.how == "more":
+            arrays["weights/more"] = arrays[key]
+        elif server_round == 2:
+            arrays[key] = arrays[key][..., None]
+        return wire.to_record(arrays), metrics
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("alphas", "lost alphas/op_reduce, which is alive, in round 2"),
+        ("weights", r"lost weights/cells\..*, which is alive, in round 2"),
+        ("more", "made weights/more, which was not there before, in round 2"),
+        ("shape", r"made weights/cells.* of the shape \(.*\); expected \(.*\), in round 2"),
+    ],
+)
+def test_a_model_of_other_arrays_ends_the_run_in_a_line_before_its_checkpoint(
+    how: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = [f"strategy.name={__name__}:Loses", f"strategy.options.how={how}"]
+
+    assert run(tmp_path, *chosen, "checkpoint.every=1") == 1
+
+    said = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(f"fedmetanas: strategy.name: {__name__}:Loses {words}", said[0])
+    assert len(said) == 2  # and the command that goes on
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert saved == ["round-00001.safetensors"]
+
+
 class Silent(FedMetaNAS):
     """Says nothing of losses in its first round, and then what is no number."""
 
