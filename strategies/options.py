@@ -79,20 +79,26 @@ def parameters_of(cls: type[Strategy]) -> dict[str, inspect.Parameter]:
 def expected(cls: type[Strategy], key: str, value: Any) -> str:
     """Say what an option must be, if it is not; what the signature leaves open is taken."""
     parameter = parameters_of(cls).get(key)
-    if parameter is None or (value is None and parameter.default is None):
+    if parameter is None:
         return ""
-    if key in WITHOUT_EFFECT:
+    if value is None and (parameter.default is None or "None" in str(parameter.annotation)):
+        return ""
+    of_flower = _is_of_flower(cls, key)
+    if of_flower and key in WITHOUT_EFFECT:
         return f"it to be left out, since {WITHOUT_EFFECT[key]}"
     if takes_strategy(parameter):
         return "" if is_section(value) else "a strategy, as a section with name and options"
     known = parameter.default is not None and parameter.default is not parameter.empty
-    kind = type(parameter.default) if known else parameter.annotation
+    kind = parameter.annotation
+    if known and kind not in tuple(KINDS):  # the annotation is the stronger word
+        whole = type(parameter.default) is int
+        kind = float if whole and "float" in str(kind) else type(parameter.default)
     if "Callable" in str(kind):
         return "what YAML cannot hold; set it in a class of your own"
     number = type(value) in (int, float) and abs(value) <= sys.float_info.max
     if kind in KINDS and not (number if kind is float else type(value) is kind):
         return KINDS[kind]
-    ranges = RANGES | (RANGES_OF_FLOWER if _is_of_flower(cls, key) else {})
+    ranges = RANGES | (RANGES_OF_FLOWER if of_flower else {})
     if number and key in ranges:
         holds, words = ranges[key]
         return "" if holds(value) else words
