@@ -64,6 +64,14 @@ def takes_strategy(parameter: inspect.Parameter | None) -> bool:
     return "Strategy" in str(kind) or (isinstance(kind, type) and issubclass(kind, Strategy))
 
 
+def takes_mapping(parameter: inspect.Parameter | None) -> bool:
+    """Return whether a parameter is for a mapping of its own, by its type or its default."""
+    if parameter is None:
+        return False
+    kind = str(parameter.annotation).lower()
+    return "mapping" in kind or "dict" in kind or isinstance(parameter.default, Mapping)
+
+
 def parameters_of(cls: type[Strategy]) -> dict[str, inspect.Parameter]:
     """Return the parameters of a constructor, and of those that it hands its options on to."""
     found: dict[str, inspect.Parameter] = {}

@@ -32,7 +32,7 @@ from .fedavg import FedAvgNetwork
 from .fedmetanas import FedMetaNAS, SearchPlan
 from .fednas import FedNAS
 from .finalists import Finalists
-from .options import NODES, expected, is_section, parameters_of, takes_strategy
+from .options import NODES, expected, is_section, parameters_of, takes_mapping
 from .perfedavg import PerFedAvg
 from .random_network import RandomNetwork
 
@@ -101,7 +101,7 @@ def make_strategy(
             raise StrategyError(
                 f"{place}.options.{key}: {name}: expected {words}; found {value!r:.80}"
             )
-        if is_section(value) and takes_strategy(parameters.get(key)):
+        if is_section(value) and not takes_mapping(parameters.get(key)):
             inner = value.get("options", {})
             given[key] = make_strategy(value["name"], inner, plan, f"{place}.options.{key}")
     try:

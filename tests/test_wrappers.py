@@ -64,6 +64,14 @@ class OfItsOwn(Wrapper):
         super().__init__(self.held)
 
 
+class OtherNames(Wrapper):
+    """Takes strategies under names of its own, and what looks like one."""
+
+    def __init__(self, inner, plain: dict[str, Any], second: Any = None) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(inner)
+        self.plain, self.second = plain, second
+
+
 class Noisy(Wrapper):
     """Adds noise of all global states there are, drawn where it configures and aggregates."""
 
@@ -201,6 +209,21 @@ def test_a_strategy_that_takes_the_plan_is_given_it() -> None:
     assert isinstance(strategy, OfItsOwn)
     assert strategy.plan is plan
     assert list(strategies_in(strategy)) == ["", "held.", "held.strategy."]
+
+
+def test_a_section_makes_a_strategy_whatever_its_parameter_is_called() -> None:
+    section = {"name": "fedmetanas", "options": {"alphas_rule": "median"}}
+    options = dict.fromkeys(("inner", "plain", "second"), section)
+
+    outer = make_strategy(f"{__name__}:OtherNames", options, tiny.experiment_of().plan)
+
+    assert isinstance(outer, OtherNames)
+    assert isinstance(outer.strategy, FedMetaNAS)
+    assert isinstance(outer.second, FedMetaNAS)
+    assert outer.plain == section
+    options["inner"] = {"name": "nas"}
+    with pytest.raises(StrategyError, match=r"strategy.options.inner.name: .* found 'nas'"):
+        make_strategy(f"{__name__}:OtherNames", options, tiny.experiment_of().plan)
 
 
 # In time
