@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from flwr.app import ConfigRecord, Message
+from flwr.serverapp.strategy import Bulyan, MultiKrum, Strategy
 
 from fedmetanas.errors import StrategyError
 from fedmetanas.strategies import wire
-from fedmetanas.strategies.abilities import check_served
+from fedmetanas.strategies.abilities import check_served, strategies_in
 from fedmetanas.strategies.flower import StrategyRefusal
 from fedmetanas.strategies.registry import make_strategy
 from fedmetanas.strategies.state import StateError, state_of
@@ -52,8 +53,8 @@ def try_strategy(experiment: Experiment) -> None:
     Raises
     ------
     StrategyError
-        If it cannot be made, refuses to, sends what clients do not know, or remembers what cannot
-        be written into a checkpoint.
+        If it cannot be made, refuses to, sends what clients do not know, counts on more clients
+        than a round has, or remembers what cannot be written into a checkpoint.
     """
     settings = experiment.settings
     name, options = settings.strategy.name, settings.strategy.options
@@ -66,7 +67,9 @@ def try_strategy(experiment: Experiment) -> None:
                 messages = list(strategy.configure_train(1, arrays, ConfigRecord(), grid))
             except _OpenEndError:
                 messages = []  # the run will tell
-        check_served(name, messages)
+        check_served(strategy, name, 1, messages)
+        if messages:
+            _check_counts(strategy, name, len(messages))
         if settings.checkpoint.every:
             state_of(strategy)
     except StrategyRefusal as error:
@@ -75,6 +78,26 @@ def try_strategy(experiment: Experiment) -> None:
         raise StrategyError(
             f"strategy.name: {name}: {error}; checkpoint.every=0 runs without any"
         ) from None
+
+
+def _check_counts(strategy: Strategy, name: str, clients: int) -> None:
+    """Raise if a strategy cannot choose among so many clients as it is to.
+
+    Where all are honest, Flower says itself what is missing.
+    """
+    for one in strategies_in(strategy).values():
+        needed = {}
+        if isinstance(one, MultiKrum | Bulyan) and one.num_malicious_nodes:
+            times = 4 if isinstance(one, Bulyan) else 1
+            needed["num_malicious_nodes"] = times * one.num_malicious_nodes + 3
+        if isinstance(one, MultiKrum):
+            needed["num_nodes_to_select"] = one.num_nodes_to_select
+        for key, least in needed.items():
+            if clients < least:
+                raise StrategyError(
+                    f"strategy.options: {name}: {key}={getattr(one, key)} needs at least {least} "
+                    f"clients a round; there are {clients}, see clients_per_round"
+                )
 
 
 @contextmanager

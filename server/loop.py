@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -14,15 +13,14 @@ from fedmetanas.errors import RunError, StrategyError
 from fedmetanas.experiments.console import one_line
 from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.experiments.randomness import seeded_random
-from fedmetanas.search_space.alphas import Alphas
 from fedmetanas.search_space.complexity import count_macs, count_parameters
 from fedmetanas.search_space.prediction import Relaxed
 from fedmetanas.search_space.pruning import entropy, final_cut
-from fedmetanas.search_space.supernet import Weights
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.abilities import check_served, round_config
 from fedmetanas.strategies.flower import StrategyRefusal
 
+from .aggregated import model_of, unpacked
 from .clients import Clients
 from .evaluation import evaluate_clients, evaluate_network, evaluate_supernet, searched
 from .hooks import Hook, RoundResult, SearchResult, SearchState
@@ -59,7 +57,7 @@ def search(
         If the strategy sends what clients do not know, or refuses its first round.
     RunError
         If the strategy asks no client, refuses a later round, or makes of the replies nothing or
-        something that is not finite.
+        something that is no model.
     """
     clients = Clients(grid, experiment)
     started = time.perf_counter()
@@ -107,9 +105,11 @@ def _run_round(
     started = time.perf_counter()
     trained = _train(clients, strategy, server_round, arrays)
     served = time.perf_counter()
-    weights, alphas = _finite(trained.arrays, experiment.settings.strategy.name, server_round)
     config = round_config(strategy, experiment.plan, server_round)
     relaxed = _relaxed(experiment, config)
+    alive = wire.alive_keys(arrays, experiment.plan.shape, relaxed.mask)
+    name = experiment.settings.strategy.name
+    weights, alphas = model_of(trained.arrays, arrays, alive, name, server_round)
     test_loss = test_accuracy = client_accuracy = None
     left_out = trained.view.left_out
     due = server_round % experiment.settings.evaluation.every == 0
@@ -166,32 +166,16 @@ def _train(
             messages = list(strategy.configure_train(server_round, own, ConfigRecord(), view))
         if not messages:
             raise RunError(f"strategy.name: {name} asks no client to train")
-        check_served(name, messages)
+        check_served(strategy, name, server_round, messages)
         replies = view.send_and_receive(messages)
         with seeded_random("aggregation", seed, server_round):
-            aggregated, metrics = strategy.aggregate_train(server_round, replies)
+            result = strategy.aggregate_train(server_round, replies)
     except StrategyRefusal as error:
         kind = StrategyError if server_round == 1 else RunError  # by its options, or on the way
         raise kind(f"strategy.name: {name}: {one_line(error)}") from None
-    if aggregated is None:
-        raise RunError(
-            f"strategy.name: {name} made nothing of the {len(list(replies))} replies of round "
-            f"{server_round}"
-        )
+    aggregated, metrics = unpacked(result, name, server_round, len(list(replies)))
     asked = sorted(message.metadata.dst_node_id for message in messages)
-    return _Trained(aggregated, MetricRecord() if metrics is None else metrics, asked, view)
-
-
-def _finite(arrays: ArrayRecord, name: str, server_round: int) -> tuple[Weights, Alphas]:
-    """Return the weights and alphas of a record, or raise if a strategy has ruined one."""
-    by_name = wire.from_record(arrays)
-    for key, array in by_name.items():
-        if not np.isfinite(array).all():
-            raise RunError(
-                f"strategy.options: {name} made {key} NaN or infinite of finite "
-                f"replies, in round {server_round}"
-            )
-    return wire.from_arrays(by_name)
+    return _Trained(aggregated, metrics, asked, view)
 
 
 def _number(metrics: MetricRecord, key: str) -> float | None:

@@ -231,6 +231,9 @@ class PartitionGrid(Grid):
         """Send the messages; return the client behind each message id."""
         nodes = self._nodes()
         order = {client: place for place, client in enumerate(self.partitions)}
+        messages = list(messages)
+        if outside := {m.metadata.dst_node_id for m in messages} - order.keys():
+            raise RunError(f"the strategy asks client {min(outside)}, which is not in the round")
         outgoing, clients = [], []
         sizes: dict[int, tuple[int, int]] = {}
         for message in sorted(messages, key=lambda m: order[m.metadata.dst_node_id]):

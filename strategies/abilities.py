@@ -53,19 +53,43 @@ def round_config(strategy: Strategy, plan: SearchPlan, server_round: int) -> dic
     return said | next((one.round_config(server_round) for one in searching), {})
 
 
-def check_served(name: str, messages: Iterable[Message]) -> None:
-    """Check that clients know every setting in a strategy's messages.
+def check_served(
+    strategy: Strategy, name: str, server_round: int, messages: Iterable[Message]
+) -> None:
+    """Check that clients read all that is in a strategy's messages to train.
 
     Raises
     ------
     StrategyError
         If not: the strategy would be another one than its name says.
     """
+    searches = any(isinstance(one, Searching) for one in strategies_in(strategy).values())
+    when = f", in round {server_round}," if server_round > 1 else ""
     for message in messages:
-        for record in message.content.config_records.values():
-            unknown = [key for key in record if not wire.is_known(key)]
-            if unknown:
-                raise StrategyError(
-                    f"strategy.name: {name} sends {', '.join(unknown)}, which clients here do not "
-                    f"know; they know {', '.join(wire.CONFIG_KEYS)} and {wire.MASK}<name>"
-                )
+        if wrong := _not_served(message, searches):
+            raise StrategyError(f"strategy.name: {name}{when} sends {wrong}")
+
+
+def _not_served(message: Message, searches: bool) -> str:
+    """Say what in a message is not for clients, and why, if anything is."""
+    content = message.content
+    configs = list(content.config_records.values())
+    if len(content) != 2 or len(configs) != 1 or len(content.array_records) != 1:
+        kinds = ", ".join(type(record).__name__ for record in content.values()) or "nothing"
+        return f"{kinds} in a message; clients here read one ArrayRecord and one ConfigRecord"
+    keys = list(configs[0])
+    known = [key for key in wire.CONFIG_KEYS if key != wire.PARTITION]
+    if unknown := [key for key in keys if key not in (*known, *wire.MASK_KEYS)]:
+        return (
+            f"{', '.join(unknown)}, which clients here do not know; they know {', '.join(known)} "
+            f"and {', '.join(wire.MASK_KEYS)}"
+        )
+    missing = [key for key in wire.MASK_KEYS if key not in keys]
+    if 0 < len(missing) < len(wire.MASK_KEYS):
+        return f"a mask without {', '.join(missing)}"
+    if not searches and (shared := [key for key in wire.SHARED_KEYS if key in keys]):
+        return (
+            f"{', '.join(shared)}, which the server goes by as well; return them from a method "
+            "round_config(server_round)"
+        )
+    return ""

@@ -21,7 +21,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedmetanas.search_space.alphas import Mask
 from fedmetanas.search_space.pruning import soft_prune
 from fedmetanas.search_space.relaxation import TemperatureSchedule
-from fedmetanas.search_space.supernet import NetworkShape, alive_names
+from fedmetanas.search_space.supernet import NetworkShape
 
 from . import wire
 from .aggregation import RULES, AnyArray, aggregate
@@ -180,11 +180,4 @@ class FedMetaNAS(FedAvg):
 
     def _alive(self, keys: Iterable[str]) -> list[str]:
         """Return the keys of the alphas and of weights that are alive, in their order."""
-        shape, keys = self.plan.shape, list(keys)
-        names = [key.removeprefix(wire.WEIGHTS) for key in wire.split(keys)[0]]
-        alive = set(alive_names(shape, names, self.mask.alive(shape.topology)))
-        return [
-            key
-            for key in keys
-            if not key.startswith(wire.WEIGHTS) or key.removeprefix(wire.WEIGHTS) in alive
-        ]
+        return wire.alive_keys(keys, self.plan.shape, self.mask)

@@ -19,8 +19,6 @@ A strategy that takes a parameter named ``plan`` is given the :class:`SearchPlan
 """
 
 import importlib
-import inspect
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -34,6 +32,7 @@ from .fedavg import FedAvgNetwork
 from .fedmetanas import FedMetaNAS, SearchPlan
 from .fednas import FedNAS
 from .finalists import Finalists
+from .options import NODES, expected, is_section, parameters_of, takes_mapping
 from .perfedavg import PerFedAvg
 from .random_network import RandomNetwork
 
@@ -44,21 +43,6 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "fedavg": FedAvgNetwork,
     "perfedavg": PerFedAvg,
     "random": RandomNetwork,
-}
-
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-
-# How many nodes Flower waits for, for ever. Here the round loop does, and one client is enough.
-NODES = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
-
-# Options of Flower's strategies that change nothing here, and why.
-WITHOUT_EFFECT = {
-    **dict.fromkeys(NODES, "a round waits for its own clients, see clients_per_round"),
-    "fraction_evaluate": "all clients are measured, see evaluation.every",
-    "eta_l": "clients take steps of their own, see client.outer_lr",
-    **dict.fromkeys(
-        ("arrayrecord_key", "configrecord_key"), "clients take a record whatever its name is"
-    ),
 }
 
 # What names a metric of the clients in Flower's strategies, also where it is left out.
@@ -110,14 +94,14 @@ def make_strategy(
     """
     cls = _find(name, place)
     _refuse_impossible(cls, name, place)
-    parameters = _parameters(cls)
+    parameters = parameters_of(cls)
     given = dict(options)
     for key, value in options.items():
-        if words := _expected(key, value, parameters.get(key)):
+        if words := expected(cls, key, value):
             raise StrategyError(
                 f"{place}.options.{key}: {name}: expected {words}; found {value!r:.80}"
             )
-        if _is_section(value) and _takes_strategy(parameters.get(key)):
+        if is_section(value) and not takes_mapping(parameters.get(key)):
             inner = value.get("options", {})
             given[key] = make_strategy(value["name"], inner, plan, f"{place}.options.{key}")
     try:
@@ -158,64 +142,6 @@ def _refuse_impossible(cls: type[Strategy], name: str, place: str) -> None:
                 f"{beginning} is both FedMetaNAS and {base.__name__}, which aggregate in two ways; "
                 "define its own aggregate_train, or derive it from one of them"
             )
-
-
-def _is_section(value: Any) -> bool:
-    """Return whether an option names a strategy, as the section ``strategy`` does."""
-    return (
-        isinstance(value, Mapping)
-        and isinstance(value.get("name"), str)
-        and isinstance(value.get("options", {}), Mapping)
-        and value.keys() <= {"name", "options"}
-    )
-
-
-def _takes_strategy(parameter: inspect.Parameter | None) -> bool:
-    """Return whether a parameter is for a strategy: by its type or, where it has none, its name."""
-    if parameter is None:
-        return False
-    kind = parameter.annotation
-    if kind is parameter.empty:
-        return parameter.name == "strategy"
-    return "Strategy" in str(kind) or (isinstance(kind, type) and issubclass(kind, Strategy))
-
-
-def _parameters(cls: type[Strategy]) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a constructor, and of those that it hands its options on to."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            own = inspect.signature(base.__init__).parameters  # type: ignore[misc]
-            found = {**own, **found}
-            if all(one.kind is not one.VAR_KEYWORD for one in own.values()):
-                break
-    return found
-
-
-def _expected(key: str, value: Any, parameter: inspect.Parameter | None) -> str:
-    """Say what an option must be, if it is not; what the signature leaves open is taken.
-
-    Flower's strategies check nothing: the wrong type would be noticed in the first round, and a
-    fraction of more than all nodes would wait for them for ever.
-    """
-    if parameter is None or (value is None and parameter.default is None):
-        return ""
-    if key in WITHOUT_EFFECT:
-        return f"it to be left out, since {WITHOUT_EFFECT[key]}"
-    if _takes_strategy(parameter):
-        return "" if _is_section(value) else "a strategy, as a section with name and options"
-    known = parameter.default is not None and parameter.default is not parameter.empty
-    kind = type(parameter.default) if known else parameter.annotation
-    if "Callable" in str(kind):
-        return "what YAML cannot hold; set it in a class of your own"
-    number = type(value) in (int, float) and abs(value) <= sys.float_info.max
-    if kind in KINDS and not (number if kind is float else type(value) is kind):
-        return KINDS[kind]
-    if key == "fraction_train" and number and not 0 < value <= 1:
-        return "greater than 0 and at most 1"
-    if key == "proximal_mu" and number and value < 0:
-        return "at least 0"
-    return ""
 
 
 def _find(name: str, place: str) -> type[Strategy]:

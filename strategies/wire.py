@@ -33,7 +33,7 @@ from torch import Tensor
 
 from fedmetanas.search_space.alphas import PER_CELL_NAMES, Alphas, Mask, Topology
 from fedmetanas.search_space.kernels.transfer import all_to_host
-from fedmetanas.search_space.supernet import Weights
+from fedmetanas.search_space.supernet import NetworkShape, Weights, alive_names
 
 from . import npy
 from .aggregation import AnyArray
@@ -48,12 +48,15 @@ LOSSES = "losses"
 CODE = "code"
 RAISED = 2  # Flower's error code of an app that raised; its reason begins with the digest
 PROXIMAL_MU = "proximal-mu"
+PARTITION = "partition-id"  # set where a message is addressed, never by a strategy
 
-#: The settings that clients know in a message to train or to evaluate, but for those of a mask,
-#: whose keys begin with :data:`MASK`.
+#: The four parts of a mask.
+MASK_KEYS = tuple(MASK + name for name in PER_CELL_NAMES)
+
+#: The settings that clients know in a message to train or to evaluate, but for :data:`MASK_KEYS`.
 CONFIG_KEYS = (
     "server-round",
-    "partition-id",
+    PARTITION,
     "tau",
     "learner",
     "relaxation",
@@ -64,13 +67,11 @@ CONFIG_KEYS = (
     PROXIMAL_MU,
 )
 
+#: Those of them that the server goes by as well, as ``round_config`` of the strategy says them.
+SHARED_KEYS = ("tau", "relaxation", "phase", *MASK_KEYS)
+
 #: What clients measure when they train and a strategy may go by: the same in each run.
 MEASURES = ("num-examples", "loss", "accuracy")
-
-
-def is_known(key: str) -> bool:
-    """Return whether clients know a setting in a message to train or to evaluate."""
-    return key in CONFIG_KEYS or key.startswith(MASK)
 
 
 def to_arrays(weights: Weights, alphas: Alphas) -> dict[str, AnyArray]:
@@ -111,6 +112,16 @@ def split(keys: Collection[str]) -> tuple[list[str], list[str]]:
 def _split(keys: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     alphas = tuple(key for key in keys if key.startswith(ALPHAS))
     return tuple(key for key in keys if not key.startswith(ALPHAS)), alphas
+
+
+def alive_keys(keys: Iterable[str], shape: NetworkShape, mask: Mask) -> list[str]:
+    """Return the keys of the alphas and of weights that are alive, in their order."""
+    keys = list(keys)
+    names = [key.removeprefix(WEIGHTS) for key in split(keys)[0]]
+    alive = set(alive_names(shape, names, mask.alive(shape.topology)))
+    return [
+        key for key in keys if not key.startswith(WEIGHTS) or key.removeprefix(WEIGHTS) in alive
+    ]
 
 
 def to_record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:
@@ -202,5 +213,5 @@ def count_bytes(record: ArrayRecord) -> tuple[int, int]:
 def with_partition(config: Mapping[str, Any], partition_id: int) -> ConfigRecord:
     """Return a copy of a message's settings that says which client it is for."""
     record = config_record(config)
-    record["partition-id"] = partition_id
+    record[PARTITION] = partition_id
     return record

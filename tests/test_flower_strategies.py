@@ -12,10 +12,12 @@ import pytest
 import tiny
 from flwr.app import ArrayRecord, Message, MessageType
 
+from fedmetanas.errors import StrategyError
 from fedmetanas.experiments.commands.main import main
 from fedmetanas.experiments.engines.apps import CLIENT_APP, AppByName
 from fedmetanas.experiments.engines.inline import InlineGrid
 from fedmetanas.experiments.randomness import seeded_random
+from fedmetanas.experiments.trial import try_strategy
 from fedmetanas.server.hooks import Hook, RoundResult, SearchState
 from fedmetanas.server.loop import search
 from fedmetanas.strategies import wire
@@ -268,6 +270,29 @@ REFUSED = {
     "Result": ("", "is not a flwr.serverapp.strategy.Strategy"),
 }
 
+IMPOSSIBLE = [
+    ("Krum", "num_malicious_nodes: -1", "num_malicious_nodes: .*: expected at least 0; found -1"),
+    (
+        "Krum",
+        "num_malicious_nodes: 1",
+        "malicious_nodes=1 needs at least 4 clients a round; there are 3",
+    ),
+    ("MultiKrum", "num_nodes_to_select: 0", "num_nodes_to_select: .*: expected at least 1"),
+    (
+        "MultiKrum",
+        "num_nodes_to_select: 4",
+        "num_nodes_to_select=4 needs at least 4 .* there are 3",
+    ),
+    ("Bulyan", "num_malicious_nodes: 1", "malicious_nodes=1 needs at least 7 clients a"),
+    ("Bulyan", "num_malicious_nodes: -1", "expected at least 0; found -1"),
+    ("QFedAvg", "client_learning_rate: 0.0, train_loss_key: loss", "expected greater than 0"),
+    ("FedTrimmedAvg", "beta: 0.5", "beta: .* expected at least 0 and less than 0.5; found 0.5"),
+    ("FedAdam", "tau: 0.0", "tau: .* expected greater than 0; found 0.0"),
+    ("FedAdagrad", "tau: -1.0", "tau: .* expected greater than 0; found -1.0"),
+    ("FedYogi", "beta_1: 1.0", "beta_1: .* expected at least 0 and less than 1; found 1.0"),
+    ("FedAdam", "beta_2: -0.1", "beta_2: .* expected at least 0 and less than 1; found -0.1"),
+]
+
 
 def test_every_strategy_of_flower_is_here() -> None:
     assert set(flwr.serverapp.strategy.__all__) == SERVED.keys() | REFUSED.keys()
@@ -301,11 +326,27 @@ def experiment_file(folder: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", list(REFUSED))
+def test_what_is_impossible_with_so_few_clients_is_refused_inside_a_wrapper() -> None:
+    krum = f"strategy: {{name: '{FLOWERS}:Krum', options: {{num_malicious_nodes: 1}}}}"
+    name = f"{FLOWERS}:DifferentialPrivacyServerSideFixedClipping"
+    options = f"noise_multiplier: 0.1, clipping_norm: 1.0, num_sampled_clients: 3, {krum}"
+    chosen = [f"strategy.name={name}", f"strategy.options={{{options}}}"]
+
+    with pytest.raises(
+        StrategyError, match="nodes=1 needs at least 4 clients a round; there are 3"
+    ):
+        try_strategy(tiny.experiment_of(*chosen))
+
+    try_strategy(tiny.experiment_of(*chosen, "clients=4"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [*((name, *refused) for name, refused in REFUSED.items()), *IMPOSSIBLE],
+)
 def test_what_cannot_be_served_is_refused_in_a_line_before_anything_is_written(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, options: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options, words = REFUSED[name]
     chosen = [f"strategy.name={FLOWERS}:{name}", f"strategy.options={{{options}}}"]
     out = tmp_path / "run"
 

@@ -22,6 +22,7 @@ from tiny import (
     strategy_of,
 )
 
+from fedmetanas.errors import RunError
 from fedmetanas.experiments.code_digest import DIGEST
 from fedmetanas.experiments.commands.main import main
 from fedmetanas.experiments.data.registry import DATASETS, FOLDERS, Dataset, Images, Source
@@ -158,6 +159,15 @@ def test_messages_go_out_in_the_views_order_and_come_back_sorted() -> None:
 
     assert [partition_of(message) for message in network.asked] == [4, 9, 1]
     assert answered == [1, 4, 9]
+
+
+def test_a_message_to_a_client_outside_the_round_is_never_sent() -> None:
+    network = Network([77], echo)
+
+    with pytest.raises(RunError, match=r"^the strategy asks client 3, which is not in the round$"):
+        ask(view_of(network, [4, 9, 1]), 1, 4, 3)
+
+    assert network.asked == []
 
 
 def test_a_strategy_of_flower_sees_the_drawn_clients_alone() -> None:

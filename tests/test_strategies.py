@@ -17,7 +17,7 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
-from flwr.serverapp.strategy import FedAdam, Strategy
+from flwr.serverapp.strategy import FedAdam, FedAvg, Strategy
 from tiny import context_of
 
 from fedmetanas.errors import StrategyError
@@ -370,6 +370,31 @@ class Louder(FedMetaNAS):
         self.volume = volume
 
 
+class Own(FedMetaNAS):
+    """Has options whose names and defaults say less than their types do."""
+
+    def __init__(
+        self,
+        plan: SearchPlan,
+        factor: float = 1,
+        share: float | None = 1,
+        count: int = 1,
+        eta_l: float = 0.1,
+        fraction_evaluate: float = 1.0,
+        tau: float = 1.0,
+        factors: Sequence[float] = (1.0, 2.0),
+    ) -> None:
+        super().__init__(plan)
+        self.given = [factor, share, count, eta_l, fraction_evaluate, tau, factors]
+
+
+class OfFlower(FedAvg):
+    """Hands its options on."""
+
+    def __init__(self, volume: int = 1, **options: Any) -> None:
+        super().__init__(**options)
+
+
 class NoStrategy:
     """Something that is no strategy."""
 
@@ -416,6 +441,33 @@ def test_a_subclass_of_ones_own_is_found_by_module_and_class() -> None:
 
     assert type(strategy) is Louder
     assert (strategy.plan, strategy.volume) == (plan, 7)
+
+
+def test_options_of_ones_own_are_what_their_types_say() -> None:
+    values = {"factor": 0.5, "share": 0.5, "count": 2}
+    values |= {"eta_l": 0.2, "fraction_evaluate": 0.5, "tau": -1.0, "factors": [3.0]}
+
+    strategy = make_strategy(f"{__name__}:Own", values, plan_of())
+
+    assert isinstance(strategy, Own)
+    assert strategy.given == list(values.values())
+    assert isinstance(make_strategy(f"{__name__}:Own", {"share": None}, plan_of()), Own)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("Own", {"factor": "much"}, "a number"),
+        ("Own", {"share": "much"}, "a number"),
+        ("Own", {"count": 0.5}, "a whole number"),
+        ("OfFlower", {"fraction_evaluate": 0.5}, "it to be left out, since all clients"),
+        ("OfFlower", {"fraction_train": 1.5}, "greater than 0 and at most 1"),
+    ],
+)
+def test_an_option_of_another_type_or_without_effect_is_refused(
+    name: str, options: dict[str, Any], words: str
+) -> None:
+    assert f"expected {words}" in refused(f"{__name__}:{name}", options)
 
 
 def test_register_makes_a_name(free_name: str) -> None:

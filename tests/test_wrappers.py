@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from fedmetanas.errors import RunError, StrategyError
 from fedmetanas.experiments.commands.main import main
 from fedmetanas.experiments.randomness import seeded_random
+from fedmetanas.search_space.alphas import Mask
 from fedmetanas.server.hooks import Hook, RoundResult, SearchState
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.abilities import round_config, strategies_in
@@ -61,6 +62,14 @@ class OfItsOwn(Wrapper):
         self.held = Wrapper(FedAvg(fraction_train=share))
         self.plan = plan
         super().__init__(self.held)
+
+
+class OtherNames(Wrapper):
+    """Takes strategies under names of its own, and what looks like one."""
+
+    def __init__(self, inner, plain: dict[str, Any], second: Any = None) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(inner)
+        self.plain, self.second = plain, second
 
 
 class Noisy(Wrapper):
@@ -200,6 +209,21 @@ def test_a_strategy_that_takes_the_plan_is_given_it() -> None:
     assert isinstance(strategy, OfItsOwn)
     assert strategy.plan is plan
     assert list(strategies_in(strategy)) == ["", "held.", "held.strategy."]
+
+
+def test_a_section_makes_a_strategy_whatever_its_parameter_is_called() -> None:
+    section = {"name": "fedmetanas", "options": {"alphas_rule": "median"}}
+    options = dict.fromkeys(("inner", "plain", "second"), section)
+
+    outer = make_strategy(f"{__name__}:OtherNames", options, tiny.experiment_of().plan)
+
+    assert isinstance(outer, OtherNames)
+    assert isinstance(outer.strategy, FedMetaNAS)
+    assert isinstance(outer.second, FedMetaNAS)
+    assert outer.plain == section
+    options["inner"] = {"name": "nas"}
+    with pytest.raises(StrategyError, match=r"strategy.options.inner.name: .* found 'nas'"):
+        make_strategy(f"{__name__}:OtherNames", options, tiny.experiment_of().plan)
 
 
 # In time
@@ -380,6 +404,69 @@ def test_a_setting_that_clients_do_not_know_is_never_sent() -> None:
     assert len(listener.rounds) == 1
 
 
+def test_the_round_of_what_is_not_served_is_named() -> None:
+    with pytest.raises(StrategyError, match=r"fedmetanas, in round 2, sends warm-restarts, "):
+        tiny.run_search(strategy=Unserved(tiny.experiment_of().plan))
+
+
+class Sends(FedAvg):
+    """Sends something more, or something less, than federated averaging does."""
+
+    def __init__(self, more: dict[str, Any], records: int = 1) -> None:
+        super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+        self.more, self.records = more, records
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Replies:
+        config.update(self.more)
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        for message in messages:
+            for number in range(1, self.records):
+                message.content[f"{number}"] = ConfigRecord({"learner": "sgd"})
+            if not self.records:
+                message.content.pop("config", None)  # all messages share their content
+        return messages
+
+
+class SendsAndSays(Sends):
+    """Tells the server as well what is alive."""
+
+    def round_config(self, server_round: int) -> dict[str, Any]:
+        return self.more
+
+
+WHOLE = wire.round_config(0.5, Mask.full(tiny.experiment_of().topology))
+PART = {key: value for key, value in WHOLE.items() if key != wire.MASK_KEYS[1]}
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "words"),
+    [
+        (Sends, [{"partition-id": 0}], "sends partition-id, which clients here do not know"),
+        (Sends, [{"mask/elsewhere": [True]}], "sends mask/elsewhere, which clients here do not"),
+        (SendsAndSays, [PART], f"sends a mask without {wire.MASK_KEYS[1]}$"),
+        (Sends, [{}, 2], "sends ArrayRecord, ConfigRecord, ConfigRecord in a message; clients"),
+        (Sends, [{}, 0], "sends ArrayRecord in a message; clients here read one"),
+        (Sends, [{"phase": "training"}], "sends phase, which the server goes by as well; return"),
+        (Sends, [{"tau": 0.5}], r"sends tau, .* a method round_config\(server_round\)"),
+        (Sends, [WHOLE], "sends tau, mask/"),
+    ],
+)
+def test_what_no_client_or_no_server_would_read_is_not_sent(
+    cls: type[Sends], options: list[Any], words: str
+) -> None:
+    with pytest.raises(StrategyError, match=words) as caught:
+        tiny.run_search(strategy=cls(*options))
+
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("cls", "more"), [(Sends, {"learner": "sgd"}), (SendsAndSays, WHOLE)])
+def test_what_clients_and_the_server_read_is_sent(cls: type[Sends], more: dict[str, Any]) -> None:
+    assert tiny.run_search("rounds=1", strategy=cls(more)).summary["operations"] == 4
+
+
 def test_too_few_replies_for_a_strategy_end_the_run_with_its_warning_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -408,6 +495,88 @@ def test_a_warning_is_said_once_and_nothing_else_of_flower(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert said[0].startswith("warning: The number of clients returning parameters (3) differs")
+
+
+class Returns(FedMetaNAS):
+    """Returns something else than a pair of records."""
+
+    def __init__(self, plan: SearchPlan, what: str) -> None:
+        super().__init__(plan)
+        self.what = what
+
+    def aggregate_train(self, server_round: int, replies: Replies) -> Any:
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        return {"none": None, "pair": (None, metrics), "arrays": arrays, "swap": (metrics, arrays)}[
+            self.what
+        ]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("none", "made nothing of the 3 replies of round 1"),
+        ("pair", "made nothing of the 3 replies of round 1"),
+        ("arrays", "MetricRecord; found ArrayRecord, in round 1"),
+        ("swap", "MetricRecord; found MetricRecord, ArrayRecord, in round 1"),
+    ],
+)
+def test_what_is_no_pair_of_records_ends_the_run_in_a_line(
+    what: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = [f"strategy.name={__name__}:Returns", f"strategy.options.what={what}"]
+
+    assert run(tmp_path, *chosen) == 1
+
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"fedmetanas: strategy.name: {__name__}:Returns")
+    assert said[0].endswith(words)
+    assert len(said) <= 2  # and the command that goes on
+
+
+class Loses(FedMetaNAS):
+    """Spoils its second result: it drops, adds or bends arrays."""
+
+    def __init__(self, plan: SearchPlan, how: str) -> None:
+        super().__init__(plan)
+        self.how = how
+
+    def aggregate_train(self, server_round: int, replies: Replies) -> Aggregated:
+        record, metrics = super().aggregate_train(server_round, replies)
+        assert record is not None
+        arrays = wire.from_record(record)
+        key = next(key for key in arrays if ".edges." in key)
+        if server_round == 2 and self.how == "alphas":
+            del arrays["alphas/op_reduce"]
+        elif server_round == 2 and self.how == "weights":
+            del arrays[key]
+        elif server_round == 2 and self.how == "more":
+            arrays["weights/more"] = arrays[key]
+        elif server_round == 2:
+            arrays[key] = arrays[key][..., None]
+        return wire.to_record(arrays), metrics
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("alphas", "lost alphas/op_reduce, which is alive, in round 2"),
+        ("weights", r"lost weights/cells\..*, which is alive, in round 2"),
+        ("more", "made weights/more, which was not there before, in round 2"),
+        ("shape", r"made weights/cells.* of the shape \(.*\); expected \(.*\), in round 2"),
+    ],
+)
+def test_a_model_of_other_arrays_ends_the_run_in_a_line_before_its_checkpoint(
+    how: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = [f"strategy.name={__name__}:Loses", f"strategy.options.how={how}"]
+
+    assert run(tmp_path, *chosen, "checkpoint.every=1") == 1
+
+    said = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(f"fedmetanas: strategy.name: {__name__}:Loses {words}", said[0])
+    assert len(said) == 2  # and the command that goes on
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert saved == ["round-00001.safetensors"]
 
 
 class Silent(FedMetaNAS):
