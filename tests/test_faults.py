@@ -746,7 +746,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_result_is_the_same(
     environment: dict[str, str],  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    arguments = ["run", "digits", *TINY.split(), "rounds=4", "engine.workers=2"]
+    arguments = ["run", "digits", *TINY.split(), "rounds=16", "engine.workers=2"]
     whole = fedmetanas(
         *arguments, "--engine", "inline", "--out", "whole", environment=environment, cwd=tmp_path
     )
