@@ -48,6 +48,8 @@ RESULTS, REPORT = (
 )
 #: Started by name, and importing neither each other nor what starts them.
 APPS = ("client", "server")
+#: The names by which Flower starts them.
+ENTRANCES = ("client_app", "server_app")
 
 LONGEST = 300  # lines
 #: Files that are longer, and why they are not two.
@@ -116,6 +118,8 @@ def may_import(module: str, other: str) -> bool:
         return True
     if room in APPS and room == of_other:
         return True
+    if room in ENTRANCES:
+        return other == f"{room.removesuffix('_app')}.app"
     if room == "client":
         return of_other not in APPS and floor(other) <= RESULTS
     if room == "server":
@@ -140,7 +144,7 @@ def test_every_file_has_a_floor_of_its_own() -> None:
         for module in MODULES
         if floor(module) == len(FLOORS) - 1
         and not module.startswith(("client", "server"))
-        and module not in ("", "__main__", "experiments")
+        and module not in ("", "__main__", "experiments", *ENTRANCES)
     }
 
     assert without == set()
@@ -203,6 +207,42 @@ def test_the_package_costs_no_torch_and_knows_its_version() -> None:
 
     assert answer.stdout == "[]\n"
     assert fedmetanas.__version__ == PROJECT["project"]["version"]
+
+
+@pytest.mark.parametrize("first, second", [ENTRANCES, ENTRANCES[::-1]])
+def test_one_app_is_found_while_another_thread_still_makes_the_package(
+    first: str, second: str
+) -> None:
+    program = f"""
+import threading, time
+from importlib.machinery import SourceFileLoader
+from flwr.supercore.object_ref import load_app, validate
+
+begun, whole, execute = threading.Event(), threading.Event(), SourceFileLoader.exec_module
+
+def slowly(loader, module):
+    if module.__name__ == "fedmetanas":
+        begun.set()
+        time.sleep(1)
+        assert not whole.is_set()
+    execute(loader, module)
+
+def load_second():
+    begun.wait()
+    print(*validate("fedmetanas.{second}:app"))
+    load_app("fedmetanas.{second}:app", RuntimeError)
+    whole.set()
+
+SourceFileLoader.exec_module = slowly
+other = threading.Thread(target=load_second)
+other.start()
+import fedmetanas.{first}
+other.join()
+print(whole.is_set())
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert answer.stdout == "True None\nTrue\n", answer.stderr
 
 
 # The wheels

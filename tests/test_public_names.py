@@ -41,8 +41,8 @@ def test_the_apps_are_where_flower_and_the_engines_look_for_them() -> None:
     components = PROJECT["tool"]["flwr"]["app"]["components"]
 
     assert components == {
-        "serverapp": "fedmetanas.server.app:app",
-        "clientapp": "fedmetanas.client.app:app",
+        "serverapp": "fedmetanas.server_app:app",
+        "clientapp": "fedmetanas.client_app:app",
     }
     assert components == {"serverapp": apps.SERVER_APP, "clientapp": apps.CLIENT_APP}
     assert isinstance(attribute(components["serverapp"]), ServerApp)

@@ -13,8 +13,8 @@ from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.experiment import SIMULATED
 from fedmetanas.strategies.flower import SIMULATION_MODULES
 
-SERVER_APP = "fedmetanas.server.app:app"
-CLIENT_APP = "fedmetanas.client.app:app"
+SERVER_APP = "fedmetanas.server_app:app"
+CLIENT_APP = "fedmetanas.client_app:app"
 
 NODE = 2  # the one node of the inline engine; 1 is the server's
 
