@@ -209,7 +209,7 @@ def test_the_package_costs_no_torch_and_knows_its_version() -> None:
     assert fedmetanas.__version__ == PROJECT["project"]["version"]
 
 
-@pytest.mark.parametrize("first, second", [ENTRANCES, ENTRANCES[::-1]])
+@pytest.mark.parametrize(("first", "second"), [ENTRANCES, ENTRANCES[::-1]])
 def test_one_app_is_found_while_another_thread_still_makes_the_package(
     first: str, second: str
 ) -> None:
