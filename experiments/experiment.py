@@ -35,7 +35,7 @@ from fedmetanas.search_space.supernet import (
 from fedmetanas.strategies.fedmetanas import SearchPlan
 
 from .randomness import rng, torch_generator
-from .settings import Settings, from_run_config
+from .settings import DataSettings, Settings, from_run_config
 from .surroundings import settle
 
 SIMULATED = "simulated"  # a key of the inline engine's node config
@@ -128,6 +128,20 @@ def check_device(key: str, device: str) -> None:
         raise SettingsError(f"{key}: cuda was asked for, but PyTorch finds no CUDA device")
 
 
+def source_of(data: DataSettings) -> Source:
+    """Return which dataset some settings mean, and how it is read."""
+    return Source(
+        data.dataset,
+        Path(data.root),
+        data.download,
+        data.image_size,
+        data.resize,
+        data.channels,
+        data.test_share,
+        data.skip_broken,
+    )
+
+
 def open_data(settings: Settings) -> Dataset:
     """Open the dataset of some settings, decoding it into the cache if need be.
 
@@ -139,8 +153,7 @@ def open_data(settings: Settings) -> Dataset:
         If it has fewer training images than were asked for.
     """
     data = settings.data
-    source = Source(data.dataset, Path(data.root), data.download, data.image_size)
-    dataset = open_dataset(source, data.cache)
+    dataset = open_dataset(source_of(data), data.cache)
     if data.train_images is None:
         return dataset
     return replace(dataset, train=_some(dataset.train, data.train_images))

@@ -16,8 +16,8 @@ are built in are imported when they are called.
 
 import importlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,17 +44,40 @@ class Images:
     labels: "npt.NDArray[np.int64]"
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What there was to read, before anything was resized or converted.
+
+    Attributes
+    ----------
+    smallest : tuple of int
+        Width of the narrowest image and height of the lowest, in pixels.
+    largest : tuple of int
+        Width of the widest image and height of the highest, in pixels.
+    grey : bool
+        Whether all images are grey.
+    skipped : dict of str to int
+        How many files were left out, by the reason, in words for people.
+    """
+
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    grey: bool
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """The images to search and train on, those to test on, and the names of the classes.
 
-    One that was opened from the cache has a digest of all this.
+    One that was opened from the cache has a digest of all this, and says what was read.
     """
 
     train: Images
     test: Images
     classes: tuple[str, ...]
     digest: str = ""
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +94,14 @@ class Source:
         Whether missing files may be fetched from the network.
     image_size : int or None
         Side in pixels that all images are resized to; None leaves them as they are.
+    resize : {"crop", "squash"}
+        How an image that is not square becomes so.
+    channels : {1, 3} or None
+        What images are converted to; None takes 1 if all are grey, else 3.
+    test_share : float
+        Share of each class that is kept for testing where the files do not say so.
+    skip_broken : bool
+        Whether images that cannot be read are left out.
 
     Raises
     ------
@@ -82,6 +113,10 @@ class Source:
     root: Path
     download: bool
     image_size: int | None
+    resize: str = "crop"
+    channels: int | None = None
+    test_share: float = 0.2
+    skip_broken: bool = False
 
     def __post_init__(self) -> None:
         try:

@@ -5,7 +5,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -100,8 +100,46 @@ def build(tree: Any) -> Settings:
         If a key is unknown, or a value is not allowed.
     """
     settings: Settings = build_section(Settings, tree, "")
+    if settings.sites or settings.held_out_sites:
+        settings = _with_sites(settings, tree)
     _check_together(settings)
     return settings
+
+
+def follows_from_sites(settings: Settings) -> dict[str, Any]:
+    """Return the settings that the names of sites decide, by their dotted keys."""
+    return {
+        "clients": len(settings.sites),
+        "held_out_clients": len(settings.held_out_sites),
+        "data.partition": "sites",
+        "engine.min_nodes": 1,
+    }
+
+
+def _with_sites(settings: Settings, tree: Any) -> Settings:
+    """Return settings with what follows from the names of sites.
+
+    Raises
+    ------
+    SettingsError
+        If something else was asked for.
+    """
+    follows = follows_from_sites(settings)
+    for key, value in follows.items():
+        section, _, last = key.rpartition(".")
+        asked = ((tree.get(section) or {}) if section else tree).get(last, value)
+        if asked != value:
+            raise SettingsError(
+                f"{key}: follows from the names in sites and held_out_sites: {shown(value)}; found "
+                f"{shown(asked)}; leave it out, or leave out sites"
+            )
+    return replace(
+        settings,
+        clients=follows["clients"],
+        held_out_clients=follows["held_out_clients"],
+        data=replace(settings.data, partition=follows["data.partition"]),
+        engine=replace(settings.engine, min_nodes=follows["engine.min_nodes"]),
+    )
 
 
 def build_section(cls: Any, tree: Any, prefix: str) -> Any:
@@ -196,6 +234,15 @@ def _fits_a_path(text: str) -> bool:
 
 def _check_together(s: Settings) -> None:
     """Check what no single setting can know."""
+    if s.held_out_sites and not s.sites:
+        raise SettingsError("sites: expected at least one that trains, beside held_out_sites")
+    if both := set(s.sites) & set(s.held_out_sites):
+        raise SettingsError(f"held_out_sites: {min(both)!r} is among sites, too")
+    if s.data.partition == "sites" and not s.sites:
+        raise SettingsError(
+            "data.partition: sites needs their names, which are those of folders in data.root; "
+            "set sites=[NAME, ...]"
+        )
     if s.drawn > s.clients:
         raise SettingsError(
             f"clients_per_round: expected at most clients={s.clients}; found {s.drawn}"

@@ -1,13 +1,24 @@
 """The settings themselves: what each means, its default, and what it may be."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fedmetanas.experiments.data.registry import DATASETS
 from fedmetanas.search_space.names import DEFAULT_OPERATIONS, LARGEST, OPERATION_NAMES, RELAXATIONS
 
-from .rules import Rule, above, at_least, between, from_up_to, inside, one_of, setting, some_of
+from .data import DataSettings
+from .rules import (
+    Rule,
+    above,
+    at_least,
+    between,
+    different,
+    from_up_to,
+    one_of,
+    setting,
+    some_of,
+)
 from .yaml_text import write_yaml
 
 DEVICES = ("cpu", "cuda")
@@ -20,58 +31,12 @@ NAME = Rule(
     "letters, digits, - and _, since it names a folder",
 )
 
-
-@dataclass(frozen=True)
-class DataSettings:
-    """Which images, and how they are spread over the clients."""
-
-    dataset: str = setting("digits", one_of(DATASETS), about="The images to learn from.")
-    root: str = setting(
-        "data", about="Folder of the dataset's files. The digits need none: they are installed."
-    )
-    download: bool = setting(False, about="Whether files that are missing may be downloaded.")
-    cache: str = setting(
-        "", about="Folder for decoded images. Empty: fedmetanas in $XDG_CACHE_HOME or ~/.cache."
-    )
-    image_size: int | None = setting(
-        None,
-        between(8, 4096),
-        about="Side in pixels to which imagefolder resizes all images. Null: as they are.",
-    )
-    train_images: int | None = setting(
-        None,
-        at_least(1),
-        about="Number of training images that are drawn and used. Null: all of them.",
-    )
-    partition: str = setting(
-        "dirichlet",
-        one_of(("iid", "dirichlet", "pathological")),
-        about="How images are spread over clients: evenly, unevenly by class, or few classes each.",
-    )
-    concentration: float = setting(
-        0.5,
-        above(0),
-        about="Of a dirichlet partition: the smaller, the less alike the clients are.",
-    )
-    classes_per_client: int = setting(
-        2, at_least(1), about="Of a pathological partition: number of classes that a client has."
-    )
-    min_client_size: int = setting(
-        10, at_least(3), about="Images that even the smallest client must have."
-    )
-    augment: str = setting(
-        "none",
-        one_of(("none", "shift", "shift-flip")),
-        about="Random changes of training images: none, shifts, or shifts and mirroring.",
-    )
-    support: float = setting(
-        0.3, inside(0, 1), about="Share of a client's images for the inner loop (adaptation)."
-    )
-    query: float = setting(
-        0.55,
-        inside(0, 1),
-        about="Share of a client's images for the outer loop. The rest is the client's test part.",
-    )
+#: Of a site: it names a folder, a key and a certificate.
+SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+SITE_WORDS = "up to 63 of A-Z, a-z, 0-9, - and _, the first a letter or digit"
+SITES = different(
+    f"a list of different names, each {SITE_WORDS}", lambda name: bool(SITE.fullmatch(name))
+)
 
 
 @dataclass(frozen=True)
@@ -223,6 +188,17 @@ class EngineSettings:
     timeout: float = setting(
         3600.0, above(0), about="Seconds to wait for nodes to connect, and for replies of a round."
     )
+    wait: float = setting(
+        60.0,
+        at_least(0),
+        about="Seconds to wait for all sites before the first round; then min_replies are enough.",
+    )
+    versions: str = setting(
+        "same",
+        one_of(("same", "any")),
+        about="Whether sites must have the same versions of Python, PyTorch and NumPy as the "
+        "server.",
+    )
 
 
 @dataclass(frozen=True)
@@ -267,6 +243,15 @@ class Settings:
         2,
         at_least(0),
         about="Further clients, never trained on: they show what a new client gains.",
+    )
+    sites: tuple[str, ...] = setting(
+        (),
+        SITES,
+        about="Names of the sites that train, each with images of its own. They are the clients, "
+        "in this order. Empty: the images are spread over clients as data.partition says.",
+    )
+    held_out_sites: tuple[str, ...] = setting(
+        (), SITES, about="Names of further sites, which are only evaluated."
     )
     data: DataSettings = field(default_factory=DataSettings)
     search: SearchSettings = field(default_factory=SearchSettings)

@@ -7,7 +7,14 @@ from typing import Any
 
 from fedmetanas.errors import SettingsError
 
-from .checking import build, build_section, kind_of, known_settings, shown
+from .checking import (
+    build,
+    build_section,
+    follows_from_sites,
+    kind_of,
+    known_settings,
+    shown,
+)
 from .declarations import Settings
 from .rules import nearest
 from .yaml_text import read_text, read_yaml
@@ -59,9 +66,20 @@ def from_yaml(
     if not isinstance(tree, dict):
         raise SettingsError(f"{source}: expected keys with values, found {kind_of(tree)}")
     tree.setdefault("name", name)
+    if any(override.startswith(("sites=", "held_out_sites=")) for override in overrides):
+        _leave_out_what_follows(tree)
     for override in overrides:
         _apply(tree, override)
     return build(tree)
+
+
+def _leave_out_what_follows(tree: dict[Any, Any]) -> None:
+    """Take out of a file's settings what the names of sites on the command line decide."""
+    for key in follows_from_sites(Settings()):
+        section, _, last = key.rpartition(".")
+        inner = tree.get(section) if section else tree
+        if isinstance(inner, dict):
+            inner.pop(last, None)
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

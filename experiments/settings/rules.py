@@ -75,6 +75,15 @@ def some_of(names: Collection[str]) -> Rule:
     return Rule(holds, words, names, complete=True)
 
 
+def different(words: str, holds: Callable[[str], bool] = bool) -> Rule:
+    """Accept different texts, each of which `holds`; or none at all."""
+    return Rule(
+        lambda texts: len(set(texts)) == len(texts) and all(holds(text) for text in texts),
+        words,
+        complete=True,
+    )
+
+
 def setting(default: Any, rule: Rule | None = None, *, about: str) -> Any:
     """Declare a setting: its default, what it must satisfy, and what it means, in a sentence."""
     metadata = {"about": about, "rule": rule}
