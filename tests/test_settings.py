@@ -37,6 +37,7 @@ clients_per_round: 4
 min_replies: 2
 held_out_clients: 3
 data: {dataset: imagefolder, root: /tmp/x y, download: true, cache: '#no comment', image_size: 24,
+  classes: [cat, "7"], channels: 1, resize: squash, test_share: 0.3, skip_broken: true,
   train_images: 900,
   partition: pathological, concentration: 0.7, classes_per_client: 3, min_client_size: 12,
   support: 0.2, query: 0.4, augment: shift}
@@ -50,7 +51,7 @@ client: {episodes: 2, batch_size: 16, inner_steps: 3, meta_start: 0.5, inner_lr:
   adapt_steps: 0}
 strategy: {name: 'flwr.serverapp.strategy:FedAdam', options: {eta: 0.01, tags: [a, {b: 1}]}}
 evaluation: {every: 2, batch_size: 99}
-engine: {workers: 3, device: cuda, min_nodes: 2, timeout: 12.5}
+engine: {workers: 3, device: cuda, min_nodes: 2, timeout: 12.5, wait: 1.5, versions: any}
 checkpoint: {every: 4, keep: 5}
 """
 
@@ -99,9 +100,78 @@ def test_every_key_takes_another_value_and_keeps_it_through_yaml() -> None:
     again = from_yaml(settings.to_yaml())
 
     unchanged = [key for key in keys() if value_of(settings, key) == value_of(defaults, key)]
-    assert unchanged == []
+    assert unchanged == ["sites", "held_out_sites"]  # they decide some of the others
     assert again == settings
     assert from_yaml(defaults.to_yaml()) == defaults
+
+
+SITES = """
+sites: [north, south-2, East_3]
+held_out_sites: [west]
+data: {dataset: imagefolder}
+"""
+
+
+def test_sites_decide_the_number_of_clients_and_keep_it_through_yaml() -> None:
+    settings = from_yaml(SITES)
+
+    assert settings.sites == ("north", "south-2", "East_3")
+    assert (settings.clients, settings.held_out_clients, settings.partitions) == (3, 1, 4)
+    assert (settings.data.partition, settings.engine.min_nodes) == ("sites", 1)
+    assert from_yaml(settings.to_yaml()) == settings
+
+
+def test_sites_on_the_command_line_go_before_numbers_in_the_file() -> None:
+    text = "{clients: 9, data: {partition: iid}, engine: {min_nodes: 4}, rounds: 4}"
+
+    settings = from_yaml(text, ["sites=[north, south]"])
+
+    assert (settings.clients, settings.held_out_clients, settings.rounds) == (2, 0, 4)
+    assert settings.data.partition == "sites"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "key"),
+    [
+        (SITES + "clients: 4", (), "clients"),
+        (SITES + "held_out_clients: 2", (), "held_out_clients"),
+        (SITES, ("clients=2",), "clients"),
+        (SITES, ("data.partition=iid",), "data.partition"),
+        (SITES + "engine: {min_nodes: 3}", (), "engine.min_nodes"),
+        ("", ("sites=[north]", "clients=2"), "clients"),
+    ],
+)
+def test_what_sites_decide_cannot_be_set_beside_them(
+    text: str, overrides: tuple[str, ...], key: str
+) -> None:
+    message = refused(text, *overrides)
+
+    assert message.startswith(f"{key}: ")
+    assert "sites" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("sites=[north, north]", "sites"),
+        ("sites=[../x]", "sites"),
+        ("sites=['']", "sites"),
+        ("sites=[1]", "sites"),
+        ("sites=north", "sites"),
+        ("held_out_sites=[north]", "sites"),
+        ("data.partition=sites", "data.partition"),
+        ("data.classes=[cat, cat]", "data.classes"),
+        ("data.classes=['']", "data.classes"),
+        ("data.channels=2", "data.channels"),
+    ],
+)
+def test_names_of_sites_and_classes_are_checked(override: str, key: str) -> None:
+    assert refused("", override).startswith(f"{key}: ")
+
+
+def test_a_site_cannot_train_and_be_held_out() -> None:
+    message = refused("", "sites=[north, south]", "held_out_sites=[south]")
+    assert message.startswith("held_out_sites: 'south'")
 
 
 def test_written_yaml_is_plain_and_complete() -> None:
@@ -476,7 +546,7 @@ def test_an_unknown_dataset_gets_the_list_and_the_nearest() -> None:
 def test_a_name_out_of_some_is_asked_for_without_more_words() -> None:
     assert refused("", "engine.device=gpu") == "engine.device: expected cpu or cuda; found 'gpu'"
     assert refused("", "data.partition=idd") == (
-        "data.partition: expected one of iid, dirichlet, pathological; found 'idd'; "
+        "data.partition: expected one of iid, dirichlet, pathological, sites; found 'idd'; "
         "did you mean 'iid'?"
     )
 
