@@ -14,11 +14,13 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from fedmetanas.experiments.code_digest import DIGEST
 from fedmetanas.experiments.engines.apps import CLIENT_APP, NODE, AppByName
 from fedmetanas.experiments.engines.inline import InlineGrid
-from fedmetanas.experiments.experiment import SIMULATED, open_experiment
+from fedmetanas.experiments.experiment import open_experiment
+from fedmetanas.experiments.node import SIMULATED
 from fedmetanas.experiments.settings import load
 from fedmetanas.search_space.alphas import Mask
 from fedmetanas.server.hooks import Hook, RoundResult, SearchState
 from fedmetanas.server.loop import search
+from fedmetanas.server.nodes import AnyNode, Known
 from fedmetanas.server.partition_grid import PartitionGrid
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.fedmetanas import FedMetaNAS
@@ -64,7 +66,8 @@ def empty_round(clients: int, repeats: int) -> Comparison:
     def run() -> None:
         strategy = FedMetaNAS(experiment.plan)
         grid = InlineGrid(echo, context)
-        view = PartitionGrid(grid, range(clients), 60.0, 1, 1, clients, lambda left, trace: None)
+        nodes = AnyNode(grid, 60.0, 1, lambda client: Known(f"client {client}", 1, 1))
+        view = PartitionGrid(grid, nodes, range(clients), 60.0, clients, lambda left, trace: None)
         messages = strategy.configure_train(1, wire.to_record(arrays), ConfigRecord(), view)
         strategy.aggregate_train(1, view.send_and_receive(messages))
 

@@ -1,6 +1,7 @@
 """The ClientApp: Flower's messages to and from the NumPyClient."""
 
-import os
+import json
+import secrets
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -16,22 +17,50 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 
+from fedmetanas.errors import SettingsError
+from fedmetanas.experiments.client_data import as_one_client, open_site
 from fedmetanas.experiments.code_digest import DIGEST
-from fedmetanas.experiments.experiment import experiment_of
+from fedmetanas.experiments.experiment import experiment_of, settings_at
+from fedmetanas.experiments.node import Node, node_of
+from fedmetanas.experiments.results.site_folder import keep
+from fedmetanas.experiments.settings import Settings
+from fedmetanas.experiments.sites.facts import facts_of
+from fedmetanas.experiments.sites.site_log import report
 from fedmetanas.strategies import wire
 
 from .numpy_client import MetaClient
+
+#: Tells the server which clients shared a process, and so what transport cost.
+WORKER = secrets.randbits(32)
 
 Handler = Callable[[Message, Context], Message]
 
 
 def report_errors(message: Message, context: Context, call_next: Handler) -> Message:
-    """Reply with the traceback where a handler raises, the same whichever engine runs it."""
+    """Reply with an error where a handler raises, the same whichever engine runs it."""
     try:
         return call_next(message, context)
-    except Exception:
-        reason = f"{DIGEST}\n{traceback.format_exc()}"
+    except Exception as error:
+        reason = f"{DIGEST}\n{_told(error, context)}"
         return Message(Error(wire.RAISED, reason), reply_to=message)
+
+
+def _told(error: Exception, context: Context) -> str:
+    """Return what the server is told of an error.
+
+    In a simulation that is the traceback. From a machine of its own no word of it leaves, since it
+    may hold names of files: the server gets its type, and the number under which the whole of it
+    stands in that machine's own log.
+    """
+    text = traceback.format_exc()
+    try:
+        node = node_of(context.node_config)
+    except SettingsError:
+        node = Node()
+    if node.virtual:
+        return text
+    name = node.site or "a node"
+    return f"{name}: {type(error).__name__} {report(node.log, text)}; its own log says why"
 
 
 app = ClientApp(mods=[report_errors])
@@ -62,22 +91,65 @@ def compare(message: Message, context: Context) -> Message:
     return _reply(message, {"num-examples": examples, wire.LOSSES: losses, "seconds": seconds})
 
 
+@app.query(wire.HELLO.removeprefix("query."))
+def hello(message: Message, context: Context) -> Message:
+    """Say who this node is, and what it has."""
+    node = node_of(context.node_config)
+    if node.site and node.folder:
+        settings = settings_at(node, context.run_config)
+        said = facts_of(open_site(settings, node.folder), node.site, node.disclose)
+    else:
+        experiment = experiment_of(context.run_config, context.node_config)
+        assert experiment.dataset is not None  # only sites have their own
+        said = facts_of(experiment.dataset, "", node.disclose)
+        if node.partition is not None:
+            split = experiment.client(node.partition).split
+            said |= {"train-images": len(split.support) + len(split.query)}
+            said |= {"test-images": len(split.test), wire.PARTITION: node.partition}
+            said |= {wire.PARTITIONS: node.partitions or 0}
+    return Message(RecordDict({"config": ConfigRecord(said)}), reply_to=message)
+
+
+@app.query(wire.KEEP.removeprefix("query."))
+def keep_network(message: Message, context: Context) -> Message:
+    """Keep the network that was found, where the node config says so."""
+    node = node_of(context.node_config)
+    config = next(iter(message.content.config_records.values()))
+    if node.results:
+        weights = wire.weights_from(_arrays(message))
+        settings = as_one_client(settings_at(node, context.run_config))
+        genotype, summary = str(config["genotype"]), json.loads(str(config["summary"]))
+        keep(node.results, str(config["name"]), settings, genotype, weights, summary)
+    said = ConfigRecord({wire.CODE: DIGEST, "kept": node.results is not None})
+    return Message(RecordDict({"config": said}), reply_to=message)
+
+
 def _open(message: Message, context: Context) -> tuple[MetaClient, list[Any], dict[str, Any]]:
     experiment = experiment_of(context.run_config, context.node_config)
     config = dict(next(iter(message.content.config_records.values())))
-    record = next(iter(message.content.array_records.values()))
-    partition_id = config["partition-id"]
-    if not isinstance(partition_id, int) or not 0 <= partition_id < len(experiment.parts):
-        raise ValueError(f"there is no client {partition_id!r} in this experiment")
-    client = MetaClient(experiment, partition_id, list(record))
-    return client, list(wire.from_record(record).values()), config
+    arrays = _arrays(message)
+    asked, settings = config[wire.PARTITION], experiment.settings
+    if not isinstance(asked, int) or not 0 <= asked < settings.partitions:
+        raise ValueError(f"there is no client {asked!r} in this experiment")
+    if (own := _own_number(node_of(context.node_config), settings)) not in (None, asked):
+        raise ValueError(f"this node is client {own}, and plays no other")
+    return MetaClient(experiment, asked, list(arrays)), list(arrays.values()), config
+
+
+def _own_number(node: Node, settings: Settings) -> int | None:
+    """Return the one client that a node is; None if it plays any."""
+    names = (*settings.sites, *settings.held_out_sites)
+    return names.index(node.site) if node.site else node.partition
+
+
+def _arrays(message: Message) -> dict[str, Any]:
+    return wire.from_record(next(iter(message.content.array_records.values())))
 
 
 def _reply(message: Message, metrics: dict[str, Any], arrays: ArrayRecord | None = None) -> Message:
-    # The process tells the server which clients shared a worker, and so what transport cost.
     content = RecordDict(
         {
-            "metrics": MetricRecord({**metrics, "worker": os.getpid()}),
+            "metrics": MetricRecord({**metrics, "worker": WORKER}),
             "config": ConfigRecord({wire.CODE: DIGEST}),
         }
     )

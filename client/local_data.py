@@ -32,6 +32,7 @@ def batches(
     settings = experiment.settings
     generator = rng(f"{part} batches", settings.seed, server_round, client)
     size = min(settings.client.batch_size, len(indices))
+    train = experiment.client(client).train
     waiting = indices[:0]
     while True:
         if len(waiting) < size:
@@ -39,7 +40,7 @@ def batches(
             again = np.isin(order, waiting)  # last in their turn: no image twice in a batch
             waiting = np.concatenate([waiting, order[~again], order[again]])
         chosen, waiting = waiting[:size], waiting[size:]
-        images, labels = experiment.batch(experiment.dataset.train, np.sort(chosen))
+        images, labels = experiment.batch(train, np.sort(chosen))
         yield augmented(images, settings.data.augment, generator), labels
 
 

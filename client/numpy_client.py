@@ -46,7 +46,8 @@ class MetaClient(NumPyClient):
         self.experiment = experiment
         self.partition_id = partition_id
         self.keys = keys
-        self.split = experiment.parts[partition_id]
+        self.data = experiment.client(partition_id)
+        self.split = self.data.split
 
     def fit(
         self, parameters: list[Any], config: dict[str, Any]
@@ -245,8 +246,8 @@ class MetaClient(NumPyClient):
 
     def _test(self, theta: Parameters, this_round: Round) -> tuple[float, float]:
         """Return loss and accuracy on the test part."""
-        relaxed, train = this_round.relaxed, self.experiment.dataset.train
+        relaxed = this_round.relaxed
         return evaluate(
             lambda images: relaxed.predict(theta.weights, theta.alphas, images),
-            self.experiment.batches(train, self.split.test),
+            self.experiment.batches(self.data.test, self.split.test),
         )

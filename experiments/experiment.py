@@ -3,8 +3,6 @@
 Server and clients each open it once in a process and reuse it for every message.
 """
 
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -16,12 +14,9 @@ import torch
 from torch import Tensor
 
 from fedmetanas.errors import SettingsError
-from fedmetanas.experiments.data.cache import open_dataset
-from fedmetanas.experiments.data.partition_cache import open_partition
-from fedmetanas.experiments.data.partitions import Plan, Split, split
-from fedmetanas.experiments.data.registry import Dataset, Images, Source
+from fedmetanas.experiments.data.partitions import Split
+from fedmetanas.experiments.data.registry import Dataset, Images
 from fedmetanas.search_space.alphas import Alphas, Mask, Topology
-from fedmetanas.search_space.genotype import MOST_WEIGHTS
 from fedmetanas.search_space.kernels.transfer import to_device
 from fedmetanas.search_space.prediction import Relaxed
 from fedmetanas.search_space.relaxation import TemperatureSchedule
@@ -34,12 +29,14 @@ from fedmetanas.search_space.supernet import (
 )
 from fedmetanas.strategies.fedmetanas import SearchPlan
 
+from .client_data import ClientData, open_data, open_site, site_data, spread
+from .limits import refuse_enormous
+from .node import Node, node_of
 from .randomness import rng, torch_generator
-from .settings import DataSettings, Settings, from_run_config
+from .settings import Settings, from_run_config
 from .surroundings import settle
 
-SIMULATED = "simulated"  # a key of the inline engine's node config
-MOST_VALUES = 5_000_000_000  # at 10 bytes each; a step at DARTS' size, 64 images, has 0.8 billion
+FEWEST_CLASSES = 2
 
 
 @dataclass(frozen=True)
@@ -50,24 +47,31 @@ class Experiment:
     ----------
     settings : Settings
         All settings.
-    dataset : Dataset
-        Images and labels, memory-mapped.
+    dataset : Dataset or None
+        Images and labels, memory-mapped; None where each site has its own.
     parts : tuple of Split
-        For every client its support, query and test images, as indices into the training images.
+        For every client its support, query and test images, as indices into the training images;
+        empty where each site has its own.
+    image_shape : tuple of int
+        Height and width of all images.
     supernet : Network
         Without weights.
     shape : NetworkShape
         The supernet's shape.
     device : torch.device
         Where to compute.
+    folder : Path or None
+        Of the images of the one site that this process is for.
     """
 
     settings: Settings
-    dataset: Dataset
+    dataset: Dataset | None
     parts: tuple[Split, ...]
+    image_shape: tuple[int, int]
     supernet: Network
     shape: NetworkShape
     device: torch.device
+    folder: Path | None = None
 
     @property
     def topology(self) -> Topology:
@@ -90,6 +94,29 @@ class Experiment:
             self.settings.rounds,
             partial(torch_generator, seed=self.settings.seed),
         )
+
+    @property
+    def test(self) -> Images | None:
+        """The global test set; None where only the sites have images."""
+        return self.dataset.test if self.dataset else None
+
+    def client(self, number: int) -> ClientData:
+        """Return the images of a client.
+
+        Raises
+        ------
+        DataError
+            If they cannot be read where it is a site.
+        """
+        if self.dataset:
+            return ClientData(self.dataset.train, self.dataset.train, self.parts[number])
+        return site_data(self.site(number), self.settings, number)
+
+    def site(self, number: int) -> Dataset:
+        """Return the images of a site with the classes as they lie there."""
+        settings = self.settings
+        names = (*settings.sites, *settings.held_out_sites)
+        return open_site(settings, self.folder or Path(settings.data.root) / names[number])
 
     def relaxed(self, mask: Mask, tau: float, relaxation: str | None = None) -> Relaxed:
         """Return the supernet at a mask and a temperature."""
@@ -128,107 +155,93 @@ def check_device(key: str, device: str) -> None:
         raise SettingsError(f"{key}: cuda was asked for, but PyTorch finds no CUDA device")
 
 
-def source_of(data: DataSettings) -> Source:
-    """Return which dataset some settings mean, and how it is read."""
-    return Source(
-        data.dataset,
-        Path(data.root),
-        data.download,
-        data.image_size,
-        data.resize,
-        data.channels,
-        data.test_share,
-        data.skip_broken,
-    )
-
-
-def open_data(settings: Settings) -> Dataset:
-    """Open the dataset of some settings, decoding it into the cache if need be.
-
-    Raises
-    ------
-    DataError
-        If it is missing or damaged.
-    SettingsError
-        If it has fewer training images than were asked for.
-    """
-    data = settings.data
-    dataset = open_dataset(source_of(data), data.cache)
-    if data.train_images is None:
-        return dataset
-    return replace(dataset, train=_some(dataset.train, data.train_images))
-
-
-def _some(images: Images, count: int) -> Images:
-    """Draw so many of some images, the same ones whatever the seed of a run."""
-    known = len(images.labels)
-    if count > known:
-        raise SettingsError(f"data.train_images: there are {known} training images; found {count}")
-    chosen = np.sort(rng("train images", seed=0).choice(known, count, replace=False))
-    return Images(images.images[chosen], images.labels[chosen])
-
-
-def open_experiment(settings: Settings) -> Experiment:
+def open_experiment(settings: Settings, folder: Path | None = None) -> Experiment:
     """Open an experiment; use :func:`experiment_of` where one is opened again and again.
+
+    Parameters
+    ----------
+    settings : Settings
+        All settings.
+    folder : Path, optional
+        Of the images of the one site that this process is for.
 
     Raises
     ------
     SettingsError, DataError
         If the settings do not fit the data or the machine.
     """
-    settle()
     check_device("engine.device", settings.engine.device)
-    dataset = open_data(settings)
-    search, data = settings.search, settings.data
+    device = torch.device(settings.engine.device)
+    dataset = None if settings.sites else open_data(settings)
+    return _open(settings, dataset, device, folder)
+
+
+def open_on_server(settings: Settings) -> Experiment:
+    """Open an experiment on a server whose nodes are machines of their own: without any image.
+
+    Only what is installed with this project is opened, if that is what all learn from.
+
+    Raises
+    ------
+    SettingsError
+        If the settings do not fit together, or sites have not agreed; see :func:`is_agreed`.
+    """
+    if _is_installed(settings):
+        return open_experiment(settings)
+    return _open(settings, None, torch.device("cpu"), None)
+
+
+def is_agreed(settings: Settings) -> bool:
+    """Return whether settings say all that a server must know which has no images."""
+    data = settings.data
+    agreed = data.image_size and data.channels and len(data.classes) >= FEWEST_CLASSES
+    return bool(agreed) or _is_installed(settings)
+
+
+def _is_installed(settings: Settings) -> bool:
+    return settings.data.dataset == "digits" and not settings.sites
+
+
+def _open(
+    settings: Settings, dataset: Dataset | None, device: torch.device, folder: Path | None
+) -> Experiment:
+    settle()
+    search = settings.search
+    side, in_channels, classes = _seen(settings, dataset)
     shape = NetworkShape(
-        in_channels=dataset.train.images.shape[3],
-        classes=len(dataset.classes),
+        in_channels=in_channels,
+        classes=classes,
         channels=search.channels,
         layers=search.layers,
         topology=Topology(search.nodes, search.operations),
         norm=search.norm,
     )
-    plan = Plan(
-        settings.partitions,
-        data.partition,
-        data.concentration,
-        data.classes_per_client,
-        data.min_client_size,
-        settings.seed,
-    )
-    parts = open_partition(dataset.train.labels, plan, data.cache)
-    splits = tuple(
-        split(indices, data.support, data.query, settings.seed, partition_id)
-        for partition_id, indices in enumerate(parts)
-    )
-    device = torch.device(settings.engine.device)
+    parts = spread(dataset, settings) if dataset else ()
     supernet = build_supernet(shape)
-    _refuse_enormous(supernet, settings, dataset.train.images)
-    return Experiment(settings, dataset, splits, supernet, shape, device)
+    refuse_enormous(supernet, settings, side)
+    return Experiment(settings, dataset, parts, side, supernet, shape, device, folder)
 
 
-def _refuse_enormous(supernet: Network, settings: Settings, images: np.ndarray[Any, Any]) -> None:
-    """Raise if the supernet, or a step of training or of evaluating it, would fill any memory."""
-    weights = sum(parameter.numel() for parameter in supernet.parameters())
-    if weights > MOST_WEIGHTS:
+def _seen(settings: Settings, dataset: Dataset | None) -> tuple[tuple[int, int], int, int]:
+    """Return height and width of images, their channels and the number of classes.
+
+    Raises
+    ------
+    SettingsError
+        If sites have not agreed on them.
+    """
+    if dataset:
+        _, height, width, channels = dataset.train.images.shape
+        return (height, width), channels, len(dataset.classes)
+    data = settings.data
+    if data.image_size is None or data.channels is None or not is_agreed(settings):
         raise SettingsError(
-            f"search.channels: the supernet would have {weights:,} weights; expected at most "
-            f"{MOST_WEIGHTS:,}"
+            "sites must agree on data.classes (at least 2), data.image_size and data.channels; "
+            "all three must be set"
         )
-    client, search = settings.client, settings.search
-    an_image = images[0, ..., 0].size * search.channels * search.candidates
-    # Gradients of gradients: all steps are kept, each twice as large.
-    through = client.second_order and client.inner_steps > 0
-    steps = 2 * (client.inner_steps + 1) if through else 1
-    lower = "client.batch_size, client.inner_steps" if through else "client.batch_size"
-    trained = steps * (client.batch_size * an_image + weights)
-    evaluated = settings.evaluation.batch_size * an_image // search.layers  # no cell is kept
-    for keys, values in ((lower, trained), ("evaluation.batch_size", evaluated)):
-        if values > MOST_VALUES:
-            raise SettingsError(
-                f"{keys}: a step of the supernet would keep some {values:,} numbers; expected at "
-                f"most {MOST_VALUES:,}; lower {keys}, the sizes in search or that of the images"
-            )
+    if data.train_images is not None:
+        raise SettingsError("data.train_images: a site uses all of its images; leave it out")
+    return (data.image_size, data.image_size), data.channels, len(data.classes)
 
 
 def experiment_of(
@@ -241,38 +254,46 @@ def experiment_of(
     run_config : mapping
         Flower's, see :func:`fedmetanas.experiments.settings.from_run_config`.
     node_config : mapping, optional
-        A client's. On a machine of its own it says where its data lies (``data-dir``), and nothing
-        that was sent names a path there. The nodes of a simulation share the server's machine
-        and its settings.
+        A client's, see :func:`fedmetanas.experiments.node.node_of`. On a machine of its own it says
+        where its images lie, and nothing that was sent names a path there. The nodes of a
+        simulation share the server's machine and its settings.
 
     Raises
     ------
     SettingsError, DataError
-        If the settings do not fit the data or the machine, or a client has no ``data-dir``.
+        If the settings do not fit the data or the machine, or the node does not say what it must.
     """
-    own = node_config or {}
-    shared = node_config is None or ("data-dir" not in own and _is_simulated(own))
-    data_dir = None if shared else str(own.get("data-dir", ""))
-    return _opened(tuple(sorted(run_config.items())), data_dir)
-
-
-def _is_simulated(node_config: Mapping[str, Any]) -> bool:
-    """Return whether a node is one of a simulation: of the inline engine, or a worker of Ray's."""
-    ray = sys.modules.get("ray")
-    return SIMULATED in node_config or (ray is not None and ray.is_initialized())
+    node = Node(virtual=True) if node_config is None else node_of(node_config)
+    return _opened(tuple(sorted(run_config.items())), node)
 
 
 @lru_cache(maxsize=1)
-def _opened(run_config: tuple[tuple[str, Any], ...], data_dir: str | None) -> Experiment:
-    settings = from_run_config(dict(run_config))
-    if data_dir is not None:
-        if not data_dir and settings.data.dataset != "digits":  # which come with scikit-learn
-            raise SettingsError("node config: expected data-dir, the folder of this client's data")
-        data = replace(settings.data, root=data_dir, cache="", download=False)
-        settings = replace(settings, data=data)
-    return open_experiment(settings)
+def _opened(run_config: tuple[tuple[str, Any], ...], node: Node) -> Experiment:
+    settings = settings_at(node, dict(run_config))
+    if not node.virtual:
+        if bool(node.site) is not bool(settings.sites):
+            raise SettingsError(
+                "node config: expected site, the name of this site"
+                if settings.sites
+                else "this node is a site, and the experiment names no sites"
+            )
+        if node.folder is None and not _is_installed(settings):
+            raise SettingsError("node config: expected data-path, the folder of this node's images")
+    return open_experiment(settings, node.folder if node.site else None)
 
 
-def default_workers() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def settings_at(node: Node, run_config: Mapping[str, Any]) -> Settings:
+    """Return the settings of a run, as they are on a node.
+
+    Raises
+    ------
+    SettingsError
+        If a setting is wrong.
+    """
+    settings = from_run_config(run_config)
+    if node.virtual:
+        return settings
+    root = str(node.folder or "")
+    data = replace(settings.data, root=root, cache="", download=False)
+    engine = replace(settings.engine, device=node.device or settings.engine.device)
+    return replace(settings, data=data, engine=engine)

@@ -11,6 +11,7 @@ from fedmetanas.experiments.results.checkpoint import resumable
 from .console import say
 from .engines import ENGINES
 from .experiment import Experiment, open_experiment
+from .rehearsal import rehearse
 from .settings import Settings
 from .surroundings import process_left_as_found
 from .trial import try_strategy
@@ -31,6 +32,7 @@ def check(settings: Settings, engine: str) -> Experiment:
     if engine == "ray":
         check_temporary_folder()
     experiment = open_experiment(settings)
+    rehearse(experiment)
     try_strategy(experiment)
     return experiment
 

@@ -32,6 +32,11 @@ def settle() -> None:
         gc.freeze()
 
 
+def default_workers() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def process_left_as_found() -> Iterator[None]:
     """Put back, at the end, what a run changes in its process; also if it fails.

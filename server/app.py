@@ -1,7 +1,11 @@
 """The ServerApp: open the experiment, make the strategy, run the loop."""
 
+import os
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -10,20 +14,32 @@ from flwr.serverapp.strategy import Strategy
 from fedmetanas.errors import CheckpointError
 from fedmetanas.experiments.code_digest import refuse_other_package
 from fedmetanas.experiments.console import say
-from fedmetanas.experiments.experiment import Experiment, experiment_of
+from fedmetanas.experiments.experiment import (
+    Experiment,
+    experiment_of,
+    is_agreed,
+    open_on_server,
+)
 from fedmetanas.experiments.files import alone_in, expanded
 from fedmetanas.experiments.randomness import seeded_random
-from fedmetanas.experiments.results import checkpoint
+from fedmetanas.experiments.rehearsal import rehearse
+from fedmetanas.experiments.results import checkpoint, on_superlink
+from fedmetanas.experiments.results.checkpoint import Checkpoint
 from fedmetanas.experiments.results.run_folder import make_folder
+from fedmetanas.experiments.results.site_digests import begun_with, refuse_changed
+from fedmetanas.experiments.settings import DataSettings, Settings, from_run_config
 from fedmetanas.strategies import wire
+from fedmetanas.strategies.flower import meets_machines
 from fedmetanas.strategies.registry import make_strategy
 from fedmetanas.strategies.state import StateError, restore
 
+from .delivery import deliver
 from .hooks import SearchState
 from .loop import search
-from .partition_grid import ClientError
+from .nodes import ClientError, Nodes, simulated_nodes
 from .progress import Progress
 from .record import Record
+from .roster import Roster, propose, read_bound
 
 app = ServerApp()
 
@@ -35,33 +51,97 @@ def main(grid: Grid, context: Context) -> None:
     """Run the experiment that the run config names; see :mod:`fedmetanas.experiments.settings`."""
     if Path(sys.argv[0]).name == FLOWERS_SIMULATION:
         refuse_other_package(Path.cwd())
-    experiment = experiment_of(context.run_config)
+    config = context.run_config
+    has_own = meets_machines(grid)
+    experiment = _on_server(grid, config) if has_own else experiment_of(config)
     settings = experiment.settings
     chosen = settings.strategy
     with seeded_random("strategy", settings.seed, 0):
         strategy = make_strategy(chosen.name, chosen.options, experiment.plan)
-    out = str(context.run_config.get("out", ""))
-    goes_on = bool(context.run_config.get("resume", False))
-    folder = expanded(out).absolute() if goes_on else make_folder(out, settings)
+    folder, goes_on = _folder(config, settings, has_own)
     with alone_in(folder, "out"):
-        earlier = _earlier(folder, experiment, strategy) if goes_on else None
-        record = Record(folder, experiment, strategy, earlier.round if earlier else 0)
+        saved = _saved(folder, experiment) if goes_on else None
+        earlier = _restored(folder, saved, strategy) if saved else None
+        accepted = str(config.get("accept-changed", ""))
+        nodes = _nodes(grid, experiment, has_own, saved, accepted)
+        done = earlier.round if earlier else 0
+        record = Record(folder, experiment, strategy, done, nodes.digests)
         with Progress(folder, settings, experiment.topology) as progress:
             try:
-                search(grid, strategy, experiment, [record, progress], earlier)
+                hooks = [record, progress]
+                found = search(grid, strategy, experiment, hooks, earlier, nodes)
             except ClientError as error:
                 record.on_failure(error)
                 raise
+        if settings.sites and has_own:
+            deliver(grid, nodes, settings, folder.name, found)
 
 
-def _earlier(folder: Path, experiment: Experiment, strategy: Strategy) -> SearchState | None:
-    """Return what a run goes on from, after giving the strategy back what it remembered."""
+def _on_server(grid: Grid, config: Mapping[str, Any]) -> Experiment:
+    """Open an experiment where nodes are machines of their own, which have the images.
+
+    Raises
+    ------
+    SettingsError
+        If a setting is wrong, or the experiment does not say on what sites agree.
+    """
+    settings = from_run_config(config)
+    for key in ("root", "cache"):
+        if getattr(settings.data, key) != getattr(DataSettings(), key):
+            say(f"data.{key} is left out: no path comes over the network", stream=sys.stderr)
+    data = replace(settings.data, root=DataSettings().root, cache="", download=False)
+    settings = replace(settings, data=data)
+    if not is_agreed(settings):
+        propose(grid, settings)
+    return open_on_server(settings)
+
+
+def _folder(config: Mapping[str, Any], settings: Settings, has_own: bool) -> tuple[Path, bool]:
+    """Return the results folder, and whether a run there is to go on."""
+    goes_on, out = bool(config.get("resume", False)), str(config.get("out", ""))
+    if has_own:
+        if out:
+            say("out is left out: no path comes over the network", stream=sys.stderr)
+        name = str(config.get("name", "")) or on_superlink.name_of(settings.name)
+        out = str(on_superlink.folder_of(name))
+    return (expanded(out).absolute() if goes_on else make_folder(out, settings)), goes_on
+
+
+def _saved(folder: Path, experiment: Experiment) -> Checkpoint | None:
+    """Return the checkpoint from which a run goes on."""
     saved, notes = checkpoint.resumable(folder, experiment)
     say(*notes)
-    if saved is None:
-        return None
+    return saved
+
+
+def _restored(folder: Path, saved: Checkpoint, strategy: Strategy) -> SearchState:
+    """Return what a run goes on from, after giving the strategy back what it remembered."""
     try:
         restore(strategy, saved.strategy)
     except StateError as error:
         raise CheckpointError(f"{folder}: {error}, as it did when it was saved") from None
     return SearchState(saved.round, wire.to_record(saved.arrays), saved.totals)
+
+
+def _nodes(
+    grid: Grid, experiment: Experiment, has_own: bool, saved: Checkpoint | None, accepted: str
+) -> Nodes:
+    """Return the nodes of a run, once those that are needed are there and agree.
+
+    Raises
+    ------
+    SettingsError
+        If some do not, or the images of a site are others than those that the run began with.
+    ClientError
+        If too few have come in time.
+    """
+    begun = begun_with(saved, experiment.settings, accepted)
+    if has_own:
+        bound = read_bound(os.environ.get("FEDMETANAS_NODES", ""))
+        roster = Roster(grid, experiment, bound, begun)
+        roster.assemble()
+        return roster
+    rehearse(experiment)
+    nodes = simulated_nodes(grid, experiment)
+    refuse_changed(begun, nodes.digests())
+    return nodes

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from fedmetanas.experiments.console import say
 from fedmetanas.experiments.experiment import Experiment
 
+from .nodes import Nodes
 from .partition_grid import PartitionGrid
 from .replies import LeftOut
 
@@ -25,30 +26,32 @@ class Clients:
     grid : Grid
         Flower's grid of the run.
     experiment : Experiment
-        For their parts, and for how long they may take.
+        For their names, and for how long they may take.
+    nodes : Nodes
+        Which node plays a client.
     """
 
-    def __init__(self, grid: Grid, experiment: Experiment) -> None:
+    def __init__(self, grid: Grid, experiment: Experiment, nodes: Nodes) -> None:
         self.grid = grid
         self.experiment = experiment
+        self.nodes = nodes
         self.tracebacks: set[str] = set()  # that were shown; each is once, and not very many are
 
     def view(self, partitions: Sequence[int], server_round: int, needed: int = 0) -> PartitionGrid:
         """Return a view of some, the largest first: none is left to wait for at the end."""
-        experiment = self.experiment
         return PartitionGrid(
             self.grid,
-            sorted(partitions, key=lambda client: -experiment.parts[client].size),
-            experiment.settings.engine.timeout,
-            len(experiment.dataset.train.labels),
-            experiment.settings.engine.min_nodes,
+            self.nodes,
+            sorted(partitions, key=lambda client: -self.nodes.known(client).images),
+            self.experiment.settings.engine.timeout,
             needed,
             partial(self._report, server_round),
         )
 
     def _report(self, server_round: int, left: LeftOut, trace: str) -> None:
         """Say that a reply is left out, on the console."""
-        words = f"round {server_round}: client {left.client} left out of {left.stage}: "
+        name = self.nodes.known(left.client).name
+        words = f"round {server_round}: {name} left out of {left.stage}: "
         same = ADDRESS.sub("", trace)  # two of the same kind of fault differ in these
         is_new = same not in self.tracebacks and len(self.tracebacks) < TRACEBACKS
         if trace and is_new:

@@ -1,12 +1,18 @@
-"""What the server measures: the global model on the global test set, and the clients' accuracy."""
+"""What is measured: the global model on the global test set, and by the clients on theirs.
 
-from collections.abc import Sequence
+Where the server has no images, the accuracy of the global model is that of the clients: of all
+their test images together.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
+from fedmetanas.experiments.data.registry import Images
 from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.search_space.alphas import Alphas, Mask
 from fedmetanas.search_space.genotype import Genotype, load_weights
@@ -40,19 +46,64 @@ class ClientAccuracy:
     after: Spread
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What one client says of the global model, on its own test part.
+
+    Attributes
+    ----------
+    client : int
+        Its partition id.
+    images : int
+        Of its test part.
+    loss : float
+        Mean cross-entropy before adaptation.
+    before, after : float
+        Accuracy before and after adaptation.
+    """
+
+    client: int
+    images: int
+    loss: float
+    before: float
+    after: float
+
+
+def spread_of(measured: Sequence[Measured]) -> ClientAccuracy | None:
+    """Return the accuracy over clients, each counted alike; None without any."""
+    if not measured:
+        return None
+    return ClientAccuracy(
+        Spread.of([one.before for one in measured]), Spread.of([one.after for one in measured])
+    )
+
+
+def pooled(measured: Sequence[Measured]) -> tuple[float, float] | None:
+    """Return loss and accuracy over all test images of the clients together; None without any."""
+    images = sum(one.images for one in measured)
+    if not images:
+        return None
+    loss = math.fsum(one.loss * one.images for one in measured) / images
+    # An accuracy is a number of right images over all: as whole numbers they add up exactly.
+    right = sum(round(one.before * one.images) for one in measured)
+    return loss, right / images
+
+
 def evaluate_supernet(
-    experiment: Experiment, relaxed: Relaxed, weights: Weights, alphas: Alphas
+    experiment: Experiment, test: Images, relaxed: Relaxed, weights: Weights, alphas: Alphas
 ) -> tuple[float, float]:
     """Return loss and accuracy of the supernet, without noise, on the global test set."""
     weights = {name: tensor.to(experiment.device) for name, tensor in weights.items()}
     alphas = alphas.to(experiment.device)
     return evaluate(
         lambda images: relaxed.predict(weights, alphas, images),
-        experiment.batches(experiment.dataset.test),
+        experiment.batches(test),
     )
 
 
-def evaluate_network(experiment: Experiment, genotype: Genotype, weights: Weights) -> float:
+def evaluate_network(
+    experiment: Experiment, test: Images, genotype: Genotype, weights: Weights
+) -> float:
     """Return the accuracy of a derived network on the global test set.
 
     Raises
@@ -63,29 +114,32 @@ def evaluate_network(experiment: Experiment, genotype: Genotype, weights: Weight
     network = genotype.network()
     load_weights(network, weights)
     network.to(experiment.device)
-    return evaluate(network, experiment.batches(experiment.dataset.test))[1]
+    return evaluate(network, experiment.batches(test))[1]
 
 
 def evaluate_clients(
-    grid: PartitionGrid, arrays: ArrayRecord, server_round: int, config: dict[str, Any]
-) -> ClientAccuracy | None:
+    grid: PartitionGrid, arrays: ArrayRecord, server_round: int, config: Mapping[str, Any]
+) -> list[Measured]:
     """Ask all clients of a grid for their accuracy before and after adaptation.
 
-    The strategy has no part in it: whatever trained the arrays, they are measured alike. None if
-    no client gave a good reply.
+    The strategy has no part in it: whatever trained the arrays, they are measured alike. Clients
+    without a good reply are not in the list.
     """
-    config = {**config, "server-round": server_round}
-    content = RecordDict({"arrays": arrays, "config": ConfigRecord(config)})
-    messages = [Message(content, client, MessageType.EVALUATE) for client in grid.get_node_ids()]
-    replies = list(grid.send_and_receive(messages))
-    if not replies:
-        return None
-    metrics = [reply.content.metric_records["metrics"] for reply in replies]
-    before, after = (
-        [float(m[key]) for m in metrics]  # type: ignore[arg-type]
-        for key in ("accuracy-before", "accuracy-after")
+    content = RecordDict(
+        {"arrays": arrays, "config": ConfigRecord({**config, "server-round": server_round})}
     )
-    return ClientAccuracy(Spread.of(before), Spread.of(after))
+    messages = [Message(content, client, MessageType.EVALUATE) for client in grid.get_node_ids()]
+    return [_measured(reply) for reply in grid.send_and_receive(messages)]
+
+
+def _measured(reply: Message) -> Measured:
+    metrics = reply.content.metric_records["metrics"]
+    loss, before, after = (
+        float(metrics[key])  # type: ignore[arg-type]
+        for key in ("loss", "accuracy-before", "accuracy-after")
+    )
+    images = int(metrics["num-examples"])  # type: ignore[arg-type]
+    return Measured(reply.metadata.src_node_id, images, loss, before, after)
 
 
 def searched(experiment: Experiment, weights: Weights, mask: Mask) -> tuple[Genotype, Weights]:

@@ -1,9 +1,8 @@
 """The one round loop: draw, train, aggregate, measure; then the last cut and the network."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
@@ -13,17 +12,17 @@ from fedmetanas.errors import RunError, StrategyError
 from fedmetanas.experiments.console import one_line
 from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.experiments.randomness import seeded_random
-from fedmetanas.search_space.complexity import count_macs, count_parameters
-from fedmetanas.search_space.prediction import Relaxed
-from fedmetanas.search_space.pruning import entropy, final_cut
+from fedmetanas.search_space.pruning import entropy
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.abilities import check_served, round_config
 from fedmetanas.strategies.flower import StrategyRefusal
 
 from .aggregated import model_of, unpacked
 from .clients import Clients
-from .evaluation import evaluate_clients, evaluate_network, evaluate_supernet, searched
+from .ending import finish, relaxed_of, spent
+from .evaluation import evaluate_clients, evaluate_supernet, pooled, spread_of
 from .hooks import Hook, RoundResult, SearchResult, SearchState
+from .nodes import Nodes, simulated_nodes
 from .partition_grid import PartitionGrid, draw
 
 
@@ -33,6 +32,7 @@ def search(
     experiment: Experiment,
     hooks: Sequence[Hook],
     earlier: SearchState | None = None,
+    nodes: Nodes | None = None,
 ) -> SearchResult:
     """Run all rounds of a search and return the network it found.
 
@@ -48,6 +48,8 @@ def search(
         Called in their order.
     earlier : SearchState, optional
         What the search goes on from, the strategy being what it was then.
+    nodes : Nodes, optional
+        Which node plays a client; default: any, as in a simulation.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def search(
         If the strategy asks no client, refuses a later round, or makes of the replies nothing or
         something that is no model.
     """
-    clients = Clients(grid, experiment)
+    clients = Clients(grid, experiment, nodes or simulated_nodes(grid, experiment))
     started = time.perf_counter()
     state = earlier or _start(experiment)
     before = state.totals["seconds"]
@@ -72,8 +74,8 @@ def search(
         state = SearchState(server_round, arrays, totals)
         for hook in hooks:
             hook.on_round(result, state)
-    finished = _finish(clients, strategy, state.arrays)
-    finished.summary.update(_spent(state.totals, before + time.perf_counter() - started))
+    finished = finish(clients, strategy, state.arrays)
+    finished.summary.update(spent(state.totals, before + time.perf_counter() - started))
     for hook in hooks:
         hook.on_end(finished)
     return finished
@@ -86,17 +88,6 @@ def _start(experiment: Experiment) -> SearchState:
     return SearchState(0, arrays, totals)
 
 
-def _spent(totals: Mapping[str, float], seconds: float) -> dict[str, Any]:
-    """Return what the summary says of bytes and seconds."""
-    algorithm = {phase: totals[phase] for phase in ("search", "training")}
-    return {
-        "bytes_down": totals["bytes_down"],
-        "bytes_up": totals["bytes_up"],
-        "seconds": seconds,
-        "algorithm_seconds": {**algorithm, "total": sum(algorithm.values())},
-    }
-
-
 def _run_round(
     clients: Clients, strategy: Strategy, server_round: int, arrays: ArrayRecord
 ) -> tuple[ArrayRecord, RoundResult]:
@@ -106,18 +97,21 @@ def _run_round(
     trained = _train(clients, strategy, server_round, arrays)
     served = time.perf_counter()
     config = round_config(strategy, experiment.plan, server_round)
-    relaxed = _relaxed(experiment, config)
+    relaxed = relaxed_of(experiment, config)
     alive = wire.alive_keys(arrays, experiment.plan.shape, relaxed.mask)
     name = experiment.settings.strategy.name
     weights, alphas = model_of(trained.arrays, arrays, alive, name, server_round)
-    test_loss = test_accuracy = client_accuracy = None
+    tested, measured = None, []
     left_out = trained.view.left_out
     due = server_round % experiment.settings.evaluation.every == 0
     if due and server_round < experiment.settings.rounds:  # then the derived network is
-        test_loss, test_accuracy = evaluate_supernet(experiment, relaxed, weights, alphas)
         everyone = clients.view(range(experiment.settings.clients), server_round)
-        client_accuracy = evaluate_clients(everyone, trained.arrays, server_round, config)
+        measured = evaluate_clients(everyone, trained.arrays, server_round, config)
         left_out = left_out + everyone.left_out
+        if experiment.test:
+            tested = evaluate_supernet(experiment, experiment.test, relaxed, weights, alphas)
+        else:
+            tested = pooled(measured)
     ended = time.perf_counter()
     operations, pairs = relaxed.mask.counts()
     result = RoundResult(
@@ -126,9 +120,9 @@ def _run_round(
         clients=trained.clients,
         train_loss=_number(trained.metrics, "loss"),
         train_accuracy=_number(trained.metrics, "accuracy"),
-        test_loss=test_loss,
-        test_accuracy=test_accuracy,
-        client_accuracy=client_accuracy,
+        test_loss=tested[0] if tested else None,
+        test_accuracy=tested[1] if tested else None,
+        client_accuracy=spread_of(measured),
         tau=relaxed.tau,
         operations_alive=operations,
         pairs_alive=pairs,
@@ -192,54 +186,6 @@ def _seconds(view: PartitionGrid, started: float, served: float, ended: float) -
         "transport": view.waited - view.client_seconds,
         "evaluation": ended - served,
     }
-
-
-def _finish(clients: Clients, strategy: Strategy, arrays: ArrayRecord) -> SearchResult:
-    """Cut what has not converged, derive the network and measure it."""
-    experiment, settings = clients.experiment, clients.experiment.settings
-    weights, alphas = wire.from_arrays(wire.from_record(arrays))
-    config = round_config(strategy, experiment.plan, settings.rounds)
-    relaxed = _relaxed(experiment, config)
-    _, before_cut = evaluate_supernet(experiment, relaxed, weights, alphas)
-    limit = settings.search.weight_free_limit
-    cut = final_cut(alphas, relaxed.mask, experiment.topology, limit)
-    genotype, weights = searched(experiment, weights, cut)
-    accuracy = evaluate_network(experiment, genotype, weights)
-
-    final = wire.to_record(wire.to_arrays(weights, alphas))
-    config = {**config, **wire.round_config(relaxed.tau, cut)}
-    groups = {"client": range(settings.clients)}
-    if settings.held_out_clients:
-        groups["held_out"] = range(settings.clients, settings.partitions)
-    summary: dict[str, Any] = {
-        "name": settings.name,
-        "strategy": settings.strategy.name,
-        "seed": settings.seed,
-        "rounds": settings.rounds,
-        "test_accuracy": accuracy,
-        "accuracy_before_last_cut": before_cut,
-        "pruning_gap": before_cut - accuracy,
-        "operations_before_last_cut": relaxed.mask.counts()[0],
-        "operations": cut.counts()[0],
-        "parameters": count_parameters(weights),
-        "macs": count_macs(genotype, experiment.dataset.test.images.shape[1:3]),
-        "left_out": [],  # of the measurements below
-    }
-    for group, partitions in groups.items():
-        view = clients.view(partitions, settings.rounds)
-        measured = evaluate_clients(view, final, settings.rounds, config)
-        summary["left_out"] += [asdict(left) for left in view.left_out]
-        if measured is None:
-            continue
-        summary[f"{group}_accuracy_before"] = asdict(measured.before)
-        summary[f"{group}_accuracy_after"] = asdict(measured.after)
-    return SearchResult(genotype, weights, summary)
-
-
-def _relaxed(experiment: Experiment, config: Mapping[str, Any]) -> Relaxed:
-    """Return the supernet as a message describes it."""
-    mask = wire.mask_from_config(config, experiment.topology)
-    return experiment.relaxed(mask, config["tau"], config.get("relaxation"))
 
 
 def _by_kind(counts: tuple[int, int]) -> dict[str, int]:

@@ -7,7 +7,6 @@ Flower's own, gets the same draw, and none can train on a held-out client. The r
 sorted by partition id, which makes sums over them the same whoever answered first.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -18,38 +17,20 @@ from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
 from fedmetanas.errors import RunError
-from fedmetanas.experiments.console import say
 from fedmetanas.experiments.randomness import rng
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.flower import Run
 
+from .nodes import ClientError, Nodes, pause
 from .replies import BadReplyError, Expected, LeftOut, brief, checked
 
 T = TypeVar("T")
 
-PULL_INTERVAL = (0.02, 1.0)  # seconds, the shortest and the longest
-PULL_SHARE = 0.02  # of the wait so far; what a reply waits for at most
 # What Flower's decoder raises on a client's bytes.
 UNREADABLE = (
     *(ArithmeticError, AttributeError, DecodeError, LookupError, RecursionError),
     *(TypeError, ValueError),
 )
-
-
-class ClientError(RunError):
-    """Too few clients gave a good reply. The message names those left out, and why.
-
-    Parameters
-    ----------
-    message : str
-        One line.
-    left_out : sequence of LeftOut
-        Whose replies were left out.
-    """
-
-    def __init__(self, message: str, left_out: Sequence[LeftOut] = ()) -> None:
-        super().__init__(message)
-        self.left_out = list(left_out)
 
 
 class PartitionGrid(Grid):
@@ -59,14 +40,12 @@ class PartitionGrid(Grid):
     ----------
     grid : Grid
         The grid of the run.
+    nodes : Nodes
+        Which of them plays a client.
     partitions : sequence of int
         The clients a strategy can see, those first that are to be sent their messages first.
     timeout : float
-        Seconds to wait for nodes, and for all replies.
-    most_examples : int
-        As many images as no client can have more of.
-    min_nodes : int
-        Nodes that must be connected before anything is sent.
+        Seconds to wait for all replies.
     needed : int
         Good replies that are needed, or as many as there are messages if these are fewer.
     report : callable
@@ -87,18 +66,16 @@ class PartitionGrid(Grid):
     def __init__(
         self,
         grid: Grid,
+        nodes: Nodes,
         partitions: Sequence[int],
         timeout: float,
-        most_examples: int,
-        min_nodes: int,
         needed: int,
         report: Callable[[LeftOut, str], None],
     ) -> None:
         self.grid = grid
+        self.nodes = nodes
         self.partitions = list(partitions)
         self.timeout = timeout
-        self.most_examples = most_examples
-        self.min_nodes = min_nodes
         self.needed = needed
         self.report = report
         self.left_out: list[LeftOut] = []
@@ -171,7 +148,10 @@ class PartitionGrid(Grid):
             raise ClientError(
                 f"only {len(good)} of {len(messages)} clients gave a good reply, and min_replies "
                 f"asks for {needed}: "
-                + "; ".join(f"client {client}: {why}" for client, why in sorted(reasons.items())),
+                + "; ".join(
+                    f"{self.nodes.known(client).name}: {why}"
+                    for client, why in sorted(reasons.items())
+                ),
                 self.left_out,
             )
         ordered = [good[client] for client in sorted(good)]
@@ -193,34 +173,22 @@ class PartitionGrid(Grid):
             for message in sorted(waiting):
                 client = client_of[message]
                 try:
-                    reply = self._pull(message)
+                    reply = pulled(self.grid, message)
                     if reply is None:
                         continue
-                    good[client] = checked(reply, sent[client], self.most_examples, expected)
+                    most = self.nodes.known(client).examples
+                    good[client] = checked(reply, sent[client], most, expected)
                 except BadReplyError as error:
                     self._leave_out(sent[client], str(error), error.trace)
                 answered.add(message)
             waiting -= answered
             if not answered:
-                _pause(started)
+                pause(started)
         for client in sorted(client_of[message] for message in waiting):
             self._leave_out(sent[client], f"no reply within {timeout:g} s (engine.timeout)")
         self.left_out.sort(key=lambda left: left.client)
         self.asking_since = None
         return good
-
-    def _pull(self, message: str) -> Message | None:
-        """Return the reply to a message, if it has come.
-
-        One at a time: Flower decodes all that it pulls at once, and nothing is left of it if one
-        client's bytes cannot be decoded.
-        """
-        try:
-            replies = list(self.grid.pull_messages([message]))
-        except UNREADABLE as error:
-            raise BadReplyError(f"a reply that cannot be decoded: {brief(error)}") from None
-        of_message = (r for r in replies if r.metadata.reply_to_message_id == message)
-        return next(of_message, None)
 
     def _leave_out(self, message: Message, reason: str, trace: str = "") -> None:
         left = LeftOut(message.metadata.dst_node_id, message.metadata.message_type, reason)
@@ -229,39 +197,27 @@ class PartitionGrid(Grid):
 
     def _push(self, messages: Iterable[Message]) -> dict[str, int]:
         """Send the messages; return the client behind each message id."""
-        nodes = self._nodes()
         order = {client: place for place, client in enumerate(self.partitions)}
         messages = list(messages)
         if outside := {m.metadata.dst_node_id for m in messages} - order.keys():
             raise RunError(f"the strategy asks client {min(outside)}, which is not in the round")
+        nodes = self.nodes.find(m.metadata.dst_node_id for m in messages)
         outgoing, clients = [], []
         sizes: dict[int, tuple[int, int]] = {}
         for message in sorted(messages, key=lambda m: order[m.metadata.dst_node_id]):
             client = message.metadata.dst_node_id
+            if client not in nodes:
+                self._leave_out(message, self.nodes.absence(client))
+                continue
             addressed = RecordDict(dict(message.content.items()))
             key = next(iter(message.content.config_records), "config")
             config = message.content.config_records.get(key, ConfigRecord())
             addressed[key] = wire.with_partition(config, client)
-            node = nodes[client % len(nodes)]
-            outgoing.append(Message(addressed, node, message.metadata.message_type))
+            outgoing.append(Message(addressed, nodes[client], message.metadata.message_type))
             clients.append(client)
             for record in message.content.array_records.values():
                 self.sent = _add(self.sent, _once(sizes, record, wire.count_bytes))
         return dict(zip(self.grid.push_messages(outgoing), clients, strict=True))
-
-    def _nodes(self) -> list[int]:
-        """Return the nodes; wait for enough of them, as long as for replies."""
-        started = time.monotonic()
-        said = ""
-        while len(nodes := sorted(self.grid.get_node_ids())) < self.min_nodes:
-            found = f"{len(nodes)} of {self.min_nodes} nodes connected (engine.min_nodes)"
-            if time.monotonic() > started + self.timeout:
-                raise ClientError(f"{found} within {self.timeout:g} s (engine.timeout)")
-            if found != said:
-                say(f"waiting: {found}", stream=sys.stderr)
-                said = found
-            _pause(started)
-        return nodes
 
     def _account(self, replies: list[Message]) -> None:
         """Add up bytes, and the seconds of each worker process."""
@@ -275,6 +231,25 @@ class PartitionGrid(Grid):
         self.client_seconds += max(busy.values(), default=0.0)
 
 
+def pulled(grid: Grid, message: str) -> Message | None:
+    """Return the reply to a message, if it has come.
+
+    One at a time: Flower decodes all that it pulls at once, and nothing is left of it if one
+    client's bytes cannot be decoded.
+
+    Raises
+    ------
+    BadReplyError
+        If they cannot.
+    """
+    try:
+        replies = list(grid.pull_messages([message]))
+    except UNREADABLE as error:
+        raise BadReplyError(f"a reply that cannot be decoded: {brief(error)}") from None
+    of_message = (r for r in replies if r.metadata.reply_to_message_id == message)
+    return next(of_message, None)
+
+
 def draw(clients: int, count: int, seed: int, server_round: int) -> list[int]:
     """Draw `count` of the clients 0 .. clients - 1 for a round, sorted."""
     chosen = rng("draw", seed, server_round).choice(clients, count, replace=False)
@@ -286,13 +261,6 @@ def _once(known: dict[int, T], record: ArrayRecord, make: Callable[[ArrayRecord]
     if id(record) not in known:
         known[id(record)] = make(record)
     return known[id(record)]
-
-
-def _pause(started: float) -> None:
-    """Sleep until it is worth asking again: the longer the wait is already, the more rarely."""
-    shortest, longest = PULL_INTERVAL
-    waited = time.monotonic() - started
-    time.sleep(min(max(shortest, PULL_SHARE * waited), longest))
 
 
 def _add(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:

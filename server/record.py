@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from fedmetanas.strategies import wire
 from fedmetanas.strategies.state import StateError, state_of
 
 from .hooks import Hook, RoundResult, SearchResult, SearchState
-from .partition_grid import ClientError
+from .nodes import ClientError
 
 
 class Record(Hook):
@@ -41,14 +41,22 @@ class Record(Hook):
         What it remembers is in the checkpoints.
     done : int
         The rounds that the run has behind it; metrics of later ones are cut off.
+    digests : callable, optional
+        Returns the digest of each site's images, by its name.
     """
 
     def __init__(
-        self, folder: Path, experiment: Experiment, strategy: Strategy, done: int = 0
+        self,
+        folder: Path,
+        experiment: Experiment,
+        strategy: Strategy,
+        done: int = 0,
+        digests: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.folder = folder
         self.settings = experiment.settings
-        self.data = experiment.dataset.digest
+        self.data = experiment.dataset.digest if experiment.dataset else ""
+        self.digests = digests
         self.strategy = strategy
         self.done = done
         write_file(folder / SETTINGS, self.settings.to_yaml().encode())
@@ -76,6 +84,7 @@ class Record(Hook):
                 self.settings.to_yaml(),
                 self.data,
                 checkpoint.versions(),
+                self.digests(),
             )
             checkpoint.write(self.folder, saved, due.keep)
 

@@ -12,6 +12,7 @@ from flwr.app import (
     Array,
     ArrayRecord,
     ConfigRecord,
+    Error,
     Message,
     MessageType,
     MetricRecord,
@@ -25,7 +26,7 @@ from fedmetanas.strategies import wire
 from fedmetanas.strategies.aggregation import AnyArray
 from fedmetanas.strategies.npy import forms, from_array, to_array
 
-Record = TypeVar("Record", ArrayRecord, MetricRecord)
+Record = TypeVar("Record", ArrayRecord, MetricRecord, ConfigRecord)
 
 NORM_LIMIT = 100.0  # times the norm of what was sent, or 1 if that is more: no training does that
 METRICS = {
@@ -35,6 +36,7 @@ METRICS = {
     },
     MessageType.QUERY: {"num-examples", wire.LOSSES, "seconds", "worker"},
 }
+UNAVAILABLE = (3, 4, 5)  # of Flower's error codes: message, reply or node
 LARGEST = 1e300  # of any metric
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 NUMPY = "numpy.ndarray"  # the one form of an array that Flower writes
@@ -75,6 +77,10 @@ class BadReplyError(ValueError):
     def __init__(self, reason: str, trace: str = "") -> None:
         super().__init__(reason)
         self.trace = trace
+
+
+class UnavailableError(BadReplyError):
+    """Flower says in place of a reply that the node is gone."""
 
 
 class OtherCodeError(RunError):
@@ -144,14 +150,9 @@ def checked(
         If it does not carry the digest of this code.
     """
     if reply.has_error():
-        said, reason = _said_code(reply.error.reason or "")
-        if said not in ("", DIGEST):
+        if _said_code(reply.error.reason or "")[0] not in ("", DIGEST):
             raise OtherCodeError(sent.metadata.dst_node_id)
-        trace = printable(reason)[-LONGEST_TRACE:].strip() or "without a reason"
-        line = trace.splitlines()[-1][:LONGEST_LINE]
-        if reply.error.code == wire.RAISED:
-            raise BadReplyError(line, trace)
-        raise BadReplyError(f"no reply: {line}")
+        raise _bad(reply.error)
     if [record.get(wire.CODE) for record in reply.content.config_records.values()] != [DIGEST]:
         raise OtherCodeError(sent.metadata.dst_node_id)
     stage = sent.metadata.message_type
@@ -163,6 +164,32 @@ def checked(
         arrays = next(iter(sent.content.array_records.values()))
         content["arrays"] = _arrays(reply.content, expected(arrays))
     return Message(content, reply_to=sent)
+
+
+def said_by(reply: Message) -> ConfigRecord:
+    """Return the settings in a reply to a hello.
+
+    Raises
+    ------
+    BadReplyError
+        If there are none.
+    """
+    if reply.has_error():
+        if _said_code(reply.error.reason or "")[0] not in ("", DIGEST):
+            raise BadReplyError("it runs another version of fedmetanas; install the server's")
+        raise _bad(reply.error)
+    return _the_only(list(reply.content.config_records.values()), "ConfigRecord")
+
+
+def _bad(error: Error) -> BadReplyError:
+    """Return what an error says that came in place of a reply."""
+    trace = printable(_said_code(error.reason or "")[1])[-LONGEST_TRACE:].strip()
+    trace = trace or "without a reason"
+    line = trace.splitlines()[-1][:LONGEST_LINE]
+    if error.code == wire.RAISED:
+        return BadReplyError(line, trace)
+    kind = UnavailableError if error.code in UNAVAILABLE else BadReplyError
+    return kind(f"no reply: {line}")
 
 
 def _said_code(reason: str) -> tuple[str, str]:

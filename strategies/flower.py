@@ -9,11 +9,13 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from flwr.app.exception import AppExitException
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 # Of what the public class Grid takes and returns; the package has no public name for it.
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
 
 __all__ = [
     "SIMULATION_MODULES",
@@ -23,6 +25,7 @@ __all__ = [
     "array_record",
     "config_record",
     "empty_run",
+    "meets_machines",
     "name_message",
     "take_place_in_run",
     "valid_replies",
@@ -36,6 +39,12 @@ StrategyRefusal = AppExitException
 #: Modules of Flower that log for a simulation, of which this project says itself what matters.
 # The names of Flower's loggers, if it had several: all of its modules log as ``flwr``.
 SIMULATION_MODULES = ("ray_actor", "vce_api", "logger")
+
+
+def meets_machines(grid: Grid) -> bool:
+    """Return whether the nodes of a grid are machines of their own, and not a simulation's."""
+    # Nothing public says so to a ServerApp.
+    return isinstance(grid, HttpGrid)
 
 
 def take_place_in_run(run_id: int) -> None:

@@ -49,6 +49,9 @@ CODE = "code"
 RAISED = 2  # Flower's error code of an app that raised; its reason begins with the digest
 PROXIMAL_MU = "proximal-mu"
 PARTITION = "partition-id"  # set where a message is addressed, never by a strategy
+PARTITIONS = "num-partitions"
+HELLO = "query.hello"  # the type of the message that asks a node who it is and what it has
+KEEP = "query.keep"  # the type of the message that brings a site the network that was found
 
 #: The four parts of a mask.
 MASK_KEYS = tuple(MASK + name for name in PER_CELL_NAMES)
@@ -90,16 +93,26 @@ def from_arrays(arrays: Mapping[str, AnyArray]) -> tuple[Weights, Alphas]:
     KeyError
         If one of the four arrays of alphas is missing.
     """
+    alphas = Alphas(*(_tensor(arrays[ALPHAS + name]) for name in PER_CELL_NAMES))
+    return weights_from(arrays), alphas
 
-    def tensor(array: AnyArray) -> Tensor:
-        return torch.from_numpy(np.array(array, dtype=np.float32))
 
-    weights = {
-        key.removeprefix(WEIGHTS): tensor(array)
+def weights_from(arrays: Mapping[str, AnyArray]) -> Weights:
+    """Return the weights alone, copied, as float32 tensors on the CPU."""
+    return {
+        key.removeprefix(WEIGHTS): _tensor(array)
         for key, array in arrays.items()
         if key.startswith(WEIGHTS)
     }
-    return weights, Alphas(*(tensor(arrays[ALPHAS + name]) for name in PER_CELL_NAMES))
+
+
+def _tensor(array: AnyArray) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.float32))
+
+
+def weights_to(weights: Weights) -> ArrayRecord:
+    """Return a record of weights alone."""
+    return to_record({WEIGHTS + name: tensor.cpu().numpy() for name, tensor in weights.items()})
 
 
 def split(keys: Collection[str]) -> tuple[list[str], list[str]]:

@@ -45,7 +45,7 @@ class Machines:
 
     def node(self) -> subprocess.Popen[bytes]:
         server = ("--insecure", "--superlink", f"127.0.0.1:{self.port}")
-        own = ("--port", str(free_port()), "--node-config", f'data-dir="{self.folder}"')
+        own = ("--port", str(free_port()), "--node-config", f'data-path="{self.folder}"')
         return self.start("flower-supernode", *server, *own)
 
     def run(self, out: Path) -> subprocess.Popen[bytes]:

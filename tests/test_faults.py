@@ -41,7 +41,8 @@ from fedmetanas.experiments.engines.inline import InlineGrid
 from fedmetanas.server import loop
 from fedmetanas.server.app import app as server_app
 from fedmetanas.server.loop import RoundResult, SearchResult, SearchState, search
-from fedmetanas.server.partition_grid import ClientError, PartitionGrid, draw
+from fedmetanas.server.nodes import AnyNode, ClientError, Known
+from fedmetanas.server.partition_grid import PartitionGrid, draw
 from fedmetanas.server.record import Record
 from fedmetanas.server.replies import LeftOut
 from fedmetanas.strategies import wire
@@ -324,6 +325,10 @@ class Nodes(InlineGrid):
         return [reply for reply in super().pull_messages(message_ids) if reply is not None]
 
 
+def any_node(grid: Grid, timeout: float = 0.2, min_nodes: int = 1) -> AnyNode:
+    return AnyNode(grid, timeout, min_nodes, lambda client: Known(f"client {client}", 100, 100))
+
+
 def ask(
     grid: InlineGrid,
     needed: int = 0,
@@ -334,7 +339,7 @@ def ask(
     """Send clients a message; return how many answered well, who is left out, and tracebacks."""
     traces: list[str] = []
     view = PartitionGrid(
-        *(grid, list(clients), timeout, 100, min_nodes, needed),
+        *(grid, any_node(grid, timeout, min_nodes), list(clients), timeout, needed),
         lambda left, trace: traces.append(trace),
     )
     replies = list(view.send_and_receive(messages(clients)))
@@ -377,7 +382,8 @@ def test_strategies_get_all_replies_in_the_form_in_which_they_were_sent() -> Non
         changed.metadata.__dict__["_message_type"] = "query"
         return changed if client == 4 else good
 
-    view = PartitionGrid(Nodes(reply), [1, 4, 9], 0.2, 100, 1, 0, lambda left, trace: None)
+    nodes = Nodes(reply)
+    view = PartitionGrid(nodes, any_node(nodes), [1, 4, 9], 0.2, 0, lambda left, trace: None)
     replies = list(view.send_and_receive(messages((1, 4, 9))))
 
     assert [one.metadata.src_node_id for one in replies] == [1, 4, 9]
@@ -408,7 +414,8 @@ def test_strategies_get_all_arrays_in_the_form_in_which_they_were_sent(lie: str)
     for message in sent:
         matrix = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
         message.content.array_records["arrays"]["weights/w"] = to_array(matrix)
-    view = PartitionGrid(Nodes(reply), [1, 4, 9], 0.2, 100, 1, 0, lambda left, trace: None)
+    nodes = Nodes(reply)
+    view = PartitionGrid(nodes, any_node(nodes), [1, 4, 9], 0.2, 0, lambda left, trace: None)
 
     first, second, third = (
         one.content["arrays"]["weights/w"] for one in view.send_and_receive(sent)

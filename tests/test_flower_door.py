@@ -49,6 +49,7 @@ def test_flower_is_reached_into_in_one_file() -> None:
     assert {module for module, names in found.items() if names} == {DOOR}
     assert found[DOOR] == {
         *("flwr.supercore.run.Run", "flwr.supercore.task_identity.TaskIdentity"),
+        "flwr.superlink.grid.http_grid.HttpGrid",
         *("flwr.app.exception.AppExitException", "_check_and_log_replies"),
         *("_data", "_message_id", "__dict__"),
     }

@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 HOUSE = ("search_space", "strategies", "experiments", "client", "server", "benchmarks")
 
+#: What opens an experiment.
+OPENING = ("settings", "sites", "node", "client_data", "limits", "experiment", "rehearsal")
+
 #: The floors, from the ground up. A file stands where the longest of these names begins its own,
 #: and may import files of its own floor and of those below.
 FLOORS = (
@@ -32,7 +35,7 @@ FLOORS = (
         for name in ("console", "randomness", "files", "entry", "code_digest", "surroundings")
     ),
     ("experiments.data",),
-    ("experiments.settings", "experiments.experiment"),
+    tuple(f"experiments.{name}" for name in OPENING),
     ("experiments.results",),
     ("experiments.engines",),
     ("experiments.report",),

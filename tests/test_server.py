@@ -42,6 +42,7 @@ from fedmetanas.experiments.settings import from_yaml
 from fedmetanas.search_space.genotype import Genotype
 from fedmetanas.server.evaluation import Spread, evaluate_network
 from fedmetanas.server.loop import RoundResult, SearchResult, SearchState, search
+from fedmetanas.server.nodes import AnyNode, Known
 from fedmetanas.server.partition_grid import PartitionGrid, draw
 from fedmetanas.server.record import Record
 from fedmetanas.strategies import wire
@@ -106,7 +107,8 @@ def echo(message: Message) -> Message:
 def view_of(
     grid: Network, clients: Iterable[int], timeout: float = 10.0, needed: int = 0
 ) -> PartitionGrid:
-    return PartitionGrid(grid, list(clients), timeout, 100, 1, needed, lambda left, trace: None)
+    nodes = AnyNode(grid, timeout, 1, lambda client: Known(f"client {client}", 100, 100))
+    return PartitionGrid(grid, nodes, list(clients), timeout, needed, lambda left, trace: None)
 
 
 def ask(view: PartitionGrid, *clients: int) -> list[int]:
@@ -475,7 +477,7 @@ def test_genotype_and_weights_give_the_reported_accuracy(
         right = (network(images).argmax(dim=1).numpy() == test.labels).mean()
 
     assert right == pytest.approx(summary["test_accuracy"])
-    assert evaluate_network(experiment_of(), genotype, weights) == summary["test_accuracy"]
+    assert evaluate_network(experiment_of(), test, genotype, weights) == summary["test_accuracy"]
     assert main(["evaluate", str(folder)]) == 0
     assert f"test accuracy {summary['test_accuracy']:.6f}" in capsys.readouterr().out
 

@@ -40,20 +40,20 @@ def test_a_client_reads_its_own_data_and_no_path_that_was_sent(
     )
     sent = {"settings": settings.to_yaml()}
 
-    opened = experiment_of(sent, {"data-dir": own})
+    opened = experiment_of(sent, {"data-path": own})
 
     assert set(np.unique(opened.dataset.train.images)) == {50}
     assert not cache.exists()
     assert not opened.settings.data.download
-    with pytest.raises(SettingsError, match="data-dir"):
+    with pytest.raises(SettingsError, match="data-path"):
         experiment_of(sent, {})
     assert not cache.exists()
-    with pytest.raises(SettingsError, match="data-dir"):  # as Flower's help starts SuperNodes
+    with pytest.raises(SettingsError, match="data-path"):  # as Flower's help starts SuperNodes
         experiment_of(sent, {"num-partitions": 4, "partition-id": 0})
     assert not cache.exists()
     simulated = experiment_of(sent, {"simulated": True})
     assert set(np.unique(simulated.dataset.train.images)) == {200}
-    both = experiment_of(sent, {"simulated": True, "data-dir": own})
+    both = experiment_of(sent, {"simulated": True, "data-path": own})
     assert set(np.unique(both.dataset.train.images)) == {50}
 
 

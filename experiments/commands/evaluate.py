@@ -1,10 +1,12 @@
 """``fedmetanas evaluate``: test the network that a run has left."""
 
 import argparse
+from pathlib import Path
 
 from fedmetanas.errors import SettingsError
 from fedmetanas.experiments.console import say
-from fedmetanas.experiments.experiment import open_experiment
+from fedmetanas.experiments.data.registry import Images
+from fedmetanas.experiments.experiment import Experiment, open_experiment
 from fedmetanas.experiments.files import expanded
 from fedmetanas.experiments.results import run_folder
 from fedmetanas.search_space.prediction import evaluate
@@ -24,6 +26,31 @@ def main(options: argparse.Namespace) -> int:
             "and data.root to what it was trained on"
         )
     found.network.to(experiment.device)
-    loss, accuracy = evaluate(found.network, experiment.batches(experiment.dataset.test))
+    tests = [experiment.test] if experiment.test else _of_sites(experiment)
+    measured = [evaluate(found.network, experiment.batches(test)) for test in tests]
+    counts = [len(test.labels) for test in tests]
+    loss, accuracy = (
+        sum(numbers[part] * count for numbers, count in zip(measured, counts, strict=True))
+        / sum(counts)
+        for part in (0, 1)
+    )
     say(f"test accuracy {accuracy:.6f}  loss {loss:.6f}")
     return 0
+
+
+def _of_sites(experiment: Experiment) -> list[Images]:
+    """Return the test images of the sites that train, in a simulation of them.
+
+    Raises
+    ------
+    SettingsError
+        If they are not here.
+    """
+    settings = experiment.settings
+    if not any((Path(settings.data.root) / name).exists() for name in settings.sites):
+        raise SettingsError(
+            f"data.root: the folders of {', '.join(settings.sites)} are not in "
+            f"{settings.data.root}: this network was tested at its sites; each can evaluate what "
+            "it has kept"
+        )
+    return [experiment.client(number).test for number in range(settings.clients)]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmetanas.errors import DataError
+from fedmetanas.experiments.randomness import rng
 
 Indices = npt.NDArray[np.int64]
 
@@ -25,7 +26,11 @@ SMALLEST_CLIENT = 3  # images: one to support, one to query, one to test
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What a client uses its images for: sorted, disjoint int64 indices, none of them empty."""
+    """What a client uses its images for: sorted int64 indices, none of them empty.
+
+    Support and query are disjoint. The test part is of the same images and disjoint from both, or,
+    at a site, all of its test images.
+    """
 
     support: Indices
     query: Indices
@@ -139,6 +144,34 @@ def split(indices: Indices, support: float, query: float, seed: int, partition_i
     shuffled = np.random.default_rng(sequence).permutation(indices)
     parts = np.split(shuffled, [to_support, to_support + to_query])
     return Split(*(np.sort(part) for part in parts))
+
+
+def split_at_site(train: int, test: int, share: float, seed: int, client: int) -> Split:
+    """Split a site's training images at random into support and query; its test images are apart.
+
+    Parameters
+    ----------
+    train, test : int
+        How many images of each the site has; at least 2 and 1.
+    share : float
+        Of the training images, for support; greater than 0 and less than 1. Both parts get one
+        image at least.
+    seed, client : int
+        What the random numbers are a function of.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than 2 training images.
+    """
+    if train < SMALLEST_CLIENT - 1:
+        raise DataError(
+            f"{train} training images are too few: one is needed to adapt to and one to learn from"
+        )
+    to_support = min(max(round(share * train), 1), train - 1)
+    shuffled = rng("split at a site", seed, partition_id=client).permutation(train)
+    support, query = np.split(shuffled, [to_support])
+    return Split(np.sort(support), np.sort(query), np.arange(test))
 
 
 def _check_classes(classes: int, plan: Plan) -> None:

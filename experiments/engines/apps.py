@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 
 from fedmetanas.experiments.console import one_line, say
-from fedmetanas.experiments.experiment import SIMULATED
+from fedmetanas.experiments.node import SIMULATED
 from fedmetanas.strategies.flower import SIMULATION_MODULES
 
 SERVER_APP = "fedmetanas.server_app:app"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fedmetanas.errors import SettingsError
 from fedmetanas.experiments.code_digest import refuse_other_package
-from fedmetanas.experiments.experiment import default_workers
 from fedmetanas.experiments.settings import Settings
+from fedmetanas.experiments.surroundings import default_workers
 
 from .apps import CLIENT_APP, SERVER_APP, AppByName, RunConfig, quieten_flower
 from .guarded import ENDED, GuardedApp

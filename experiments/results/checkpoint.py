@@ -11,7 +11,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,11 @@ class Checkpoint:
     settings : str
         YAML.
     data : str
-        The digest of the dataset.
+        The digest of the dataset; empty where each site has its own.
     versions : dict of str to str
         Of Python and of the packages that compute.
+    sites : dict of str to str
+        The digest of each site's images, by its name.
     """
 
     round: int
@@ -63,6 +65,7 @@ class Checkpoint:
     settings: str
     data: str
     versions: Mapping[str, str]
+    sites: Mapping[str, str] = field(default_factory=dict)
 
 
 def versions() -> dict[str, str]:
@@ -187,7 +190,7 @@ def resumable(folder: Path, experiment: Experiment) -> tuple[Checkpoint | None, 
                 f"rounds: {checkpoint.round} are done already; "
                 f"expected at least {checkpoint.round}; found {settings.rounds}"
             )
-        if checkpoint.data != experiment.dataset.digest:
+        if experiment.dataset and checkpoint.data != experiment.dataset.digest:
             raise SettingsError(f"data: {path} was written with other images, labels or classes")
         _check_metrics(folder, checkpoint.round)
         now = versions()

@@ -22,7 +22,7 @@ METRICS = "metrics.jsonl"
 GENOTYPE = "genotype.json"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
-SUMMARY_TEXTS = ("name", "strategy", "left_out")
+SUMMARY_TEXTS = ("name", "strategy", "left_out", "tested_on", "sites", "worst_site")
 CHECKPOINTS = "checkpoints"  # a folder, there until the run has completed
 AGAIN = "the network there is as it was; remove {} to run it again"  # of a run that has completed
 

@@ -8,12 +8,12 @@ Reading settings imports neither PyTorch nor Flower nor NumPy.
 """
 
 from .checking import known_sections, known_settings, unknown_setting
+from .data import DataSettings
 from .declarations import (
     DEVICES,
     NAME,
     CheckpointSettings,
     ClientSettings,
-    DataSettings,
     EngineSettings,
     EvaluationSettings,
     SearchSettings,
@@ -22,7 +22,7 @@ from .declarations import (
 )
 from .reading import FOLDER, check_overrides, experiments, from_run_config, from_yaml, load
 from .rules import nearest
-from .yaml_text import MAX_YAML_BYTES, read_text, read_yaml
+from .yaml_text import MAX_YAML_BYTES, read_text, read_yaml, write_yaml
 
 __all__ = [
     "DEVICES",
@@ -48,4 +48,5 @@ __all__ = [
     "read_text",
     "read_yaml",
     "unknown_setting",
+    "write_yaml",
 ]
