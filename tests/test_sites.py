@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,16 @@ def machines_of(
     return Machines(run_config, {NODES[name]: config_of(name, root, out) for name in names})
 
 
-def run_server(grid: Machines, monkeypatch: pytest.MonkeyPatch, out: Path, **config: Any) -> Path:
+def run_server(
+    grid: Machines, monkeypatch: pytest.MonkeyPatch, results: Path, **config: Any
+) -> Path:
     """Run the ServerApp as it runs where nodes are machines of their own."""
     monkeypatch.setattr(server_app, "meets_machines", lambda grid: True)
-    monkeypatch.setenv("FEDMETANAS_RESULTS", str(out))
+    monkeypatch.setenv("FEDMETANAS_RESULTS", str(results))
     grid.run_config |= config
     context = Context(1, 1, {}, RecordDict(), dict(grid.run_config))
     server_app.app(grid=grid, context=context)
-    return out / str(grid.run_config["name"])
+    return results / str(grid.run_config["name"])
 
 
 def weights_in(folder: Path) -> bytes:
@@ -713,3 +716,71 @@ def test_a_roster_takes_a_client_of_a_copy_by_its_part(
     grid.nodes = {3: {"data-path": str(root / "north"), "num-partitions": 3, "partition-id": 0}}
     with pytest.raises(SettingsError, match="part 0 of 3, and there are 2 clients"):
         Roster(grid, open_on_server(settings), {}, {}).assemble()
+
+
+# The table of the docs
+
+MESSAGES = {
+    wire.HELLO: "hello",
+    MessageType.TRAIN: "train",
+    MessageType.EVALUATE: "evaluate",
+    MessageType.QUERY: "compare",
+    wire.KEEP: "keep",
+}
+
+
+def table(heading: str) -> dict[str, set[str]]:
+    """Return the fields of a table in the docs, by the message."""
+    text = (tiny_root() / "docs" / "sites.md").read_text(encoding="utf-8")
+    rows = text.partition(f"| message | {heading} |\n|---|---|\n")[2].partition("\n\n")[0]
+    cells = [row.strip("|").split("|") for row in rows.splitlines()]
+    return {name.strip(): set(re.findall(r"`([^`]+)`", fields)) for name, fields in cells}
+
+
+def tiny_root() -> Path:
+    return Path(__file__).parents[1]
+
+
+def fields_of(message: Message) -> set[str]:
+    """Return the names of all that a message carries, those of many arrays as one."""
+    names = {name for record in message.content.values() for name in record}
+    folders = ("weights/", "alphas/", "mask/", "finalists/")
+    return {next((f"{f}..." for f in folders if name.startswith(f)), name) for name in names}
+
+
+def test_the_docs_name_every_field_of_every_message(
+    deployed: tuple[Machines, Path, Path],
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finalists = ("strategy.name=finalists", "rounds=4", "strategy.options={search_share: 0.5}")
+    other = machines_of(settings_of(*finalists), root, tmp_path)
+    run_server(other, monkeypatch, tmp_path / "results")
+    said, sent = table("from the site to the server"), table("from the server to the site")
+    found: dict[str, set[str]] = {}
+    for _, message, reply in deployed[0].walked + other.walked:
+        name = MESSAGES[message.metadata.message_type]
+        found[name] = found.get(name, set()) | fields_of(reply)
+        extra = fields_of(message) - (
+            sent["train"] if name == "evaluate" else sent.get(name, set())
+        )
+        assert extra == set(), name
+
+    assert found == {name: fields for name, fields in said.items() if name != "an error"}
+
+
+def test_a_site_may_keep_back_the_sizes_of_its_classes(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = machines_of(settings_of("rounds=1"), root, tmp_path)
+    for config in grid.nodes.values():
+        config["disclose"] = "none"
+
+    run_server(grid, monkeypatch, tmp_path / "results")
+
+    told = [
+        fields_of(reply) for _, m, reply in grid.walked if m.metadata.message_type == wire.HELLO
+    ]
+    assert len(told) == 3
+    assert all("class-counts" not in fields and "classes" in fields for fields in told)
