@@ -519,6 +519,30 @@ def test_link_to_the_folder_of_a_class_that_leads_elsewhere_is_noticed(tmp_path:
     assert fingerprint(source) != before
 
 
+def test_folders_that_swap_their_names_are_noticed(tmp_path: Path) -> None:
+    source = write_images(tmp_path)
+    cat, dog = (tmp_path / "train" / name for name in ("cat", "dog"))
+    for _ in range(1000):  # until both are written in one tick of the file system's clock
+        for folder, pixel in ((cat, b"a"), (dog, b"b")):
+            (folder / "0.png").unlink()
+            # Python's own open asks for the file's times, which then differ in newer kernels.
+            handle = os.open(folder / "0.png", os.O_WRONLY | os.O_CREAT)
+            os.write(handle, pixel)
+            os.close(handle)
+        states = [(folder / "0.png").stat() for folder in (cat, dog)]
+        if len({(state.st_mtime_ns, state.st_ctime_ns) for state in states}) == 1:
+            break
+    else:
+        pytest.skip("the file system gives each file a time of its own")
+    before = fingerprint(source)
+
+    cat.rename(tmp_path / "cat")
+    dog.rename(cat)
+    (tmp_path / "cat").rename(dog)
+
+    assert fingerprint(source) != before
+
+
 def test_empty_folder_of_a_class_counts(tmp_path: Path) -> None:
     source = write_images(tmp_path)
     before = fingerprint(source)
