@@ -308,13 +308,12 @@ def test_cache_that_cannot_be_written_is_opened(
 @pytest.mark.parametrize(
     "reading",
     [
-        None,
         Reading((8, 9), (640, 480), grey=False),
         Reading((8, 8), (8, 8), grey=True, skipped={"hidden": 3, "broken": 1}),
     ],
 )
 def test_what_was_read_comes_back_from_the_cache(
-    tmp_path: Path, counter: Counter, reading: Reading | None
+    tmp_path: Path, counter: Counter, reading: Reading
 ) -> None:
     counter.reading = reading
 
