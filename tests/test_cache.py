@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,6 +33,8 @@ from fedmetanas.experiments.data.registry import (
     Source,
 )
 from fedmetanas.experiments.data.registry import register as register_dataset
+from fedmetanas.experiments.experiment import open_experiment
+from fedmetanas.experiments.settings import load
 
 DIGITS = Source("digits", Path("data"), download=False, image_size=None)
 FILES = {
@@ -647,3 +651,22 @@ def test_the_code_of_a_built_in_loader_is_part_of_the_fingerprint(
     monkeypatch.setattr(cache_module.inspect, "getsource", edited)
 
     assert fingerprint(source) != before
+
+
+def test_a_process_that_finds_all_in_the_cache_imports_nothing_that_only_reading_needs(
+    tmp_path: Path,
+) -> None:
+    overrides = ["clients=4", f"data.cache={tmp_path}"]
+    open_experiment(load("digits", overrides))
+    program = (
+        "import sys, fedmetanas.client_app\n"
+        "from fedmetanas.experiments.experiment import open_experiment\n"
+        "from fedmetanas.experiments.settings import load\n"
+        f"open_experiment(load('digits', {overrides}))\n"
+        "heavy = {'sklearn', 'torchvision', 'PIL', 'datasets', 'flwr_datasets', 'pandas'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert (done.stdout, done.stderr) == ("[]\n", "")
