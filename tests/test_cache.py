@@ -289,7 +289,7 @@ def test_files_that_changed_a_moment_ago_are_hashed_again(tmp_path: Path, counte
         file.touch()
 
     assert open_dataset(source, str(tmp_path)).digest == before
-    assert json.loads(meta.read_text())["hashed"] == []
+    assert json.loads(meta.read_text())["states"] == []
 
 
 def test_cache_that_cannot_be_written_is_opened(

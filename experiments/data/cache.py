@@ -154,8 +154,8 @@ def _open_folder(folder: Path) -> Dataset | None:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         states = [_state((folder / f"{name}.npy").stat()) for name in ARRAYS]
-        hashed = meta["hashed"] == states
-        hashes = meta["hashes"] if hashed else _hashes(folder)
+        known = meta["states"] == states
+        hashes = meta["hashes"] if known else _hashes(folder)
         if meta["digest"] != _digest(meta["classes"], hashes):
             return None
         arrays = [
@@ -168,9 +168,9 @@ def _open_folder(folder: Path) -> Dataset | None:
     except Exception:  # whatever is wrong with the files, the remedy is to build them again
         return None
     last_change = max(max(state[2:]) for state in states)
-    if not hashed and last_change < time.time_ns() - TICKS_NS:
+    if not known and last_change < time.time_ns() - TICKS_NS:
         with contextlib.suppress(OSError):  # the cache may be for reading only
-            _write_meta(folder, {**meta, "hashes": hashes, "hashed": states})
+            _write_meta(folder, {**meta, "hashes": hashes, "states": states})
     return dataset
 
 
@@ -178,9 +178,10 @@ def _reading(facts: dict[str, Any] | None) -> Reading | None:
     """Return what was read, as it was before it was written as JSON, which knows no tuples."""
     if facts is None:
         return None
-    return Reading(
-        **{key: tuple(fact) if isinstance(fact, list) else fact for key, fact in facts.items()}
-    )
+    as_it_was: dict[str, Any] = {
+        key: tuple(fact) if isinstance(fact, list) else fact for key, fact in facts.items()
+    }
+    return Reading(**as_it_was)
 
 
 def _build(source: Source, folder: Path) -> Dataset:
@@ -229,7 +230,7 @@ def _write(dataset: Dataset, folder: Path) -> None:
         "reading": dataset.reading and asdict(dataset.reading),
         "digest": _digest(dataset.classes, hashes),
         "hashes": hashes,
-        "hashed": [],  # the states of the files when they were last hashed
+        "states": [],  # of the files, as they were last hashed; see `_state`
     }
     _write_meta(folder, meta)
 
