@@ -583,6 +583,24 @@ def test_fingerprint_follows_how_images_are_read(tmp_path: Path, changes: dict[s
     assert fingerprint(replace(source, download=True)) == fingerprint(source)
 
 
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [("digits", "scikit-learn"), ("imagefolder", "pillow"), ("imagefolder", "torchvision")],
+)
+def test_the_version_of_what_decodes_is_part_of_the_fingerprint(
+    name: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(name, tmp_path, download=False, image_size=None)
+    before = fingerprint(source)
+    known = cache_module.version
+
+    monkeypatch.setattr(
+        cache_module, "version", lambda asked: known(asked) + ".1" * (asked == library)
+    )
+
+    assert fingerprint(source) != before
+
+
 def test_digest_is_that_of_the_images_wherever_they_lie(tmp_path: Path) -> None:
     here = write_images(tmp_path / "here")
     shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)

@@ -37,6 +37,8 @@ from .registry import BUILT_IN, DATASETS, FOLDERS, Dataset, Images, Reading, Sou
 FORMAT_VERSION = 3  # raise it when the files in a cache folder, or a built-in dataset, change
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")  # files, without ".npy"
 DECODE_ATTEMPTS = 3
+#: Whose version decides which pixels there are.
+LIBRARIES = {"digits": ("scikit-learn",), "imagefolder": ("pillow", "torchvision")}
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 #: A file system's clock ticks every 10 ms or faster. Of two changes within a tick it shows one.
 TICKS_NS = 100_000_000
@@ -82,8 +84,7 @@ def fingerprint(source: Source) -> str:
     for field in fields(source):
         if field.name not in ("root", "download"):
             facts.append(f"{field.name}={getattr(source, field.name)!r}")
-    if source.name == "digits":
-        facts.append(version("scikit-learn"))
+    facts += [version(library) for library in LIBRARIES.get(source.name, ())]
     if folders:
         facts.append(str(source.root.resolve()))
     digest = hashlib.sha256("\0".join(facts).encode())
