@@ -4,7 +4,12 @@ import json
 import multiprocessing
 import os
 import shutil
+import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -17,25 +22,47 @@ from fedmetanas.errors import DataError
 from fedmetanas.experiments.data import cache as cache_module
 from fedmetanas.experiments.data.cache import fingerprint, open_dataset
 from fedmetanas.experiments.data.decoding import decode
-from fedmetanas.experiments.data.registry import DATASETS, FOLDERS, Dataset, Images, Source
+from fedmetanas.experiments.data.partition_cache import open_partition
+from fedmetanas.experiments.data.partitions import Plan
+from fedmetanas.experiments.data.registry import (
+    DATASETS,
+    FOLDERS,
+    Dataset,
+    Images,
+    Reading,
+    Source,
+)
 from fedmetanas.experiments.data.registry import register as register_dataset
+from fedmetanas.experiments.experiment import open_experiment
+from fedmetanas.experiments.settings import load
 
 DIGITS = Source("digits", Path("data"), download=False, image_size=None)
+FILES = {
+    "train_images.npy",
+    "train_labels.npy",
+    "test_images.npy",
+    "test_labels.npy",
+    "meta.json",
+}
+SETTLED = cache_module.TICKS_NS / 1e9 + 0.02  # seconds
 
 
 class Counter:
-    """A loader of eight random images that counts how often it is asked."""
+    """A loader of random images, eight by default, that counts how often it is asked."""
 
     def __init__(self) -> None:
         self.calls = 0
+        self.images = 8
+        self.reading: Reading | None = None
         self.before_return: Callable[[Source], None] = lambda source: None
 
     def __call__(self, source: Source) -> Dataset:
         self.calls += 1
         self.before_return(source)
         rng = np.random.default_rng(0)
-        part = Images(rng.integers(0, 256, (8, 8, 8, 1), dtype=np.uint8), np.arange(8))
-        return Dataset(part, part, tuple("abcdefgh"))
+        images = rng.integers(0, 256, (self.images, 8, 8, 1), dtype=np.uint8)
+        part = Images(images, np.arange(self.images) % 8)
+        return Dataset(part, part, tuple("abcdefgh"), reading=self.reading)
 
 
 @pytest.fixture
@@ -82,13 +109,7 @@ def test_folder_holds_plain_files_under_name_and_fingerprint(tmp_path: Path) -> 
 
     (folder,) = tmp_path.iterdir()
     assert folder.name == f"digits-{fingerprint(DIGITS)}"
-    assert {file.name for file in folder.iterdir()} == {
-        "train_images.npy",
-        "train_labels.npy",
-        "test_images.npy",
-        "test_labels.npy",
-        "meta.json",
-    }
+    assert {file.name for file in folder.iterdir()} == FILES
     assert json.loads((folder / "meta.json").read_text())["classes"] == list("0123456789")
 
 
@@ -136,6 +157,18 @@ def test_loser_of_the_race_takes_the_winners_folder(tmp_path: Path, counter: Cou
     assert Path(opened.train.images.filename or "").parent == entry
 
 
+def find_whole(source: Source, folder: Path) -> None:
+    """Open a dataset when its files are so old that a later change shows in their times."""
+    time.sleep(SETTLED)
+    open_dataset(source, str(folder))
+
+
+def read_so_far() -> int:
+    """Return how many bytes this process has read from files, those of memory maps left out."""
+    numbers = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(numbers["rchar"])
+
+
 def truncate(folder: Path) -> None:
     path = folder / "train_images.npy"
     path.write_bytes(path.read_bytes()[:-1])
@@ -172,31 +205,34 @@ def become_a_file(folder: Path) -> None:
     folder.touch()
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        truncate,
-        change_type,
-        change_length,
-        pickle_labels,
-        become_a_file,
-        flip_bits_of("train_images.npy"),
-        flip_bits_of("test_images.npy"),
-        flip_bits_of("train_labels.npy"),
-        flip_bits_of("test_labels.npy"),
-        flip_bits_of("meta.json"),
-        lambda folder: (folder / "test_images.npy").unlink(),
-        lambda folder: (folder / "train_labels.npy").write_bytes(b""),
-        lambda folder: (folder / "meta.json").write_text('{"classes": ["a'),
-        lambda folder: (folder / "meta.json").write_text("{}"),
-    ],
-)
+DAMAGES = [
+    truncate,
+    change_type,
+    change_length,
+    pickle_labels,
+    become_a_file,
+    flip_bits_of("train_images.npy"),
+    flip_bits_of("test_images.npy"),
+    flip_bits_of("train_labels.npy"),
+    flip_bits_of("test_labels.npy"),
+    flip_bits_of("meta.json"),
+    lambda folder: (folder / "test_images.npy").unlink(),
+    lambda folder: (folder / "train_labels.npy").write_bytes(b""),
+    lambda folder: (folder / "meta.json").write_text('{"classes": ["a'),
+    lambda folder: (folder / "meta.json").write_text("{}"),
+]
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_folder_is_rebuilt(
-    tmp_path: Path, counter: Counter, damage: Callable[[Path], object]
+    tmp_path: Path, counter: Counter, damage: Callable[[Path], object], known: bool
 ) -> None:
     source, folder = counted(tmp_path / "missing"), tmp_path / "cache"
     whole = np.array(open_dataset(source, str(folder)).train.images)
     (entry,) = folder.iterdir()
+    if known:
+        find_whole(source, folder)
     damage(entry)
 
     opened = open_dataset(source, str(folder))
@@ -204,6 +240,115 @@ def test_damaged_folder_is_rebuilt(
     np.testing.assert_array_equal(opened.train.images, whole)
     assert counter.calls == 2
     assert [path.name for path in folder.iterdir()] == [entry.name]
+
+
+def test_a_pixel_that_changed_while_the_times_of_its_file_did_not_is_noticed(
+    tmp_path: Path, counter: Counter
+) -> None:
+    source, folder = counted(tmp_path / "missing"), tmp_path / "cache"
+    whole = np.array(open_dataset(source, str(folder)).train.images)
+    find_whole(source, folder)
+    (file,) = folder.glob("*/train_images.npy")
+    before = file.stat()
+    flip_bits_of("train_images.npy")(file.parent)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    opened = open_dataset(source, str(folder))
+
+    np.testing.assert_array_equal(opened.train.images, whole)
+    assert counter.calls == 2
+
+
+def test_files_that_were_found_whole_are_not_read_again(tmp_path: Path, counter: Counter) -> None:
+    source, folder = counted(tmp_path / "missing"), tmp_path / "cache"
+    counter.images = 4_000
+    opened = open_dataset(source, str(folder))
+    size = opened.train.images.nbytes
+    find_whole(source, folder)
+
+    def bytes_read(cache: Path) -> int:
+        before = read_so_far()
+        again = open_dataset(source, str(cache))
+        read = read_so_far() - before
+        assert again.digest == opened.digest
+        return read
+
+    assert bytes_read(folder) < size / 2
+    shutil.copytree(folder, tmp_path / "copy")  # with its times, but these are other files
+    time.sleep(SETTLED)
+    assert bytes_read(tmp_path / "copy") > size
+    assert bytes_read(tmp_path / "copy") < size / 2
+    assert counter.calls == 1
+
+
+def test_files_that_changed_a_moment_ago_are_hashed_again(tmp_path: Path, counter: Counter) -> None:
+    source = counted(tmp_path / "missing")
+    before = open_dataset(source, str(tmp_path)).digest
+    (meta,) = tmp_path.glob("*/meta.json")
+    for file in meta.parent.glob("*.npy"):
+        file.touch()
+
+    assert open_dataset(source, str(tmp_path)).digest == before
+    assert json.loads(meta.read_text())["states"] == []
+
+
+def test_cache_that_cannot_be_written_is_opened(
+    tmp_path: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = counted(tmp_path / "missing")
+    before = open_dataset(source, str(tmp_path)).digest
+    time.sleep(SETTLED)
+
+    def refuse(*args: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refuse)
+
+    assert open_dataset(source, str(tmp_path)).digest == before
+    assert counter.calls == 1
+    assert {file.name for file in next(tmp_path.iterdir()).iterdir()} == FILES
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        Reading((8, 9), (640, 480), grey=False),
+        Reading((8, 8), (8, 8), grey=True, skipped={"hidden": 3, "broken": 1}),
+    ],
+)
+def test_what_was_read_comes_back_from_the_cache(
+    tmp_path: Path, counter: Counter, reading: Reading
+) -> None:
+    counter.reading = reading
+
+    for _ in range(2):  # just built, then found
+        opened = open_dataset(counted(tmp_path / "missing"), str(tmp_path / "cache"))
+        assert opened.reading == reading
+
+    assert counter.calls == 1
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_only_their_owner_may_read_the_images(tmp_path: Path, existing: bool) -> None:
+    source, folder = write_images(tmp_path / "images"), tmp_path / "above" / "cache"
+    if existing:
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
+    mask = os.umask(0)
+    try:
+        opened = open_dataset(source, str(folder))
+        open_partition(np.repeat(np.arange(2), 20), Plan(2, "iid", 0.5, 2, 3, 0), str(folder))
+        time.sleep(SETTLED)
+        open_dataset(source, str(folder))
+    finally:
+        os.umask(mask)
+
+    found = sorted(folder.rglob("*"))
+    assert len(found) == 2 + len(FILES)
+    for path in found:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+    assert stat.S_IMODE(folder.stat().st_mode) == (0o755 if existing else 0o700)
+    assert opened.classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("broken"), OSError(5, "io")])
@@ -315,6 +460,172 @@ def test_changed_image_is_decoded_again(tmp_path: Path) -> None:
     assert (after.train.images[1] == 9).all()
 
 
+def copy_with_times(image: Path, other: Path) -> None:
+    shutil.copy2(other, image)
+
+
+def move(image: Path, other: Path) -> None:
+    os.replace(other, image)
+
+
+def link_hard(image: Path, other: Path) -> None:
+    image.unlink()
+    os.link(other, image)
+
+
+def link_elsewhere(image: Path, other: Path) -> None:
+    image.unlink()
+    image.symlink_to(other)
+
+
+@pytest.mark.parametrize("take_its_place", [copy_with_times, move, link_hard, link_elsewhere])
+@pytest.mark.parametrize("linked", [False, True])
+def test_another_image_of_the_same_size_and_times_is_read_anew(
+    tmp_path: Path, take_its_place: Callable[[Path, Path], None], linked: bool
+) -> None:
+    source, cache = write_images(tmp_path / "images"), str(tmp_path / "cache")
+    image, first, other = (
+        tmp_path / path for path in ("images/train/dog/0.bmp", "first.bmp", "other.bmp")
+    )
+    for path, brightness in ((first, 10), (other, 200)):
+        Image.new("RGB", (8, 8), (brightness,) * 3).save(path)
+        os.utime(path, ns=(1, 1))
+    image.with_suffix(".png").unlink()
+    if linked:
+        image.symlink_to(first)
+    else:
+        first.rename(image)
+    before = open_dataset(source, cache)
+    size = image.stat().st_size
+
+    take_its_place(image, other)
+
+    after = open_dataset(source, cache)
+    assert (image.stat().st_size, image.stat().st_mtime_ns) == (size, 1)
+    assert (before.train.images[1] == 10).all()
+    assert (after.train.images[1] == 200).all()
+
+
+def test_link_to_the_folder_of_a_class_that_leads_elsewhere_is_noticed(tmp_path: Path) -> None:
+    source = write_images(tmp_path / "images")
+    link = tmp_path / "images/train/dog"
+    shutil.copytree(link, tmp_path / "first")
+    shutil.rmtree(link)
+    (tmp_path / "other").mkdir()
+    os.link(tmp_path / "first/0.png", tmp_path / "other/0.png")  # all about it is the same
+    link.symlink_to(tmp_path / "first")
+    before = fingerprint(source)
+
+    link.unlink()
+    link.symlink_to(tmp_path / "other")
+
+    assert fingerprint(source) != before
+
+
+def test_folders_that_swap_their_names_are_noticed(tmp_path: Path) -> None:
+    source = write_images(tmp_path)
+    cat, dog = (tmp_path / "train" / name for name in ("cat", "dog"))
+    for _ in range(1000):  # until both are written in one tick of the file system's clock
+        for folder, pixel in ((cat, b"a"), (dog, b"b")):
+            (folder / "0.png").unlink()
+            # Python's own open asks for the file's times, which then differ in newer kernels.
+            handle = os.open(folder / "0.png", os.O_WRONLY | os.O_CREAT)
+            os.write(handle, pixel)
+            os.close(handle)
+        states = [(folder / "0.png").stat() for folder in (cat, dog)]
+        if len({(state.st_mtime_ns, state.st_ctime_ns) for state in states}) == 1:
+            break
+    else:
+        pytest.skip("the file system gives each file a time of its own")
+    before = fingerprint(source)
+
+    cat.rename(tmp_path / "cat")
+    dog.rename(cat)
+    (tmp_path / "cat").rename(dog)
+
+    assert fingerprint(source) != before
+
+
+def test_empty_folder_of_a_class_counts(tmp_path: Path) -> None:
+    source = write_images(tmp_path)
+    before = fingerprint(source)
+
+    (tmp_path / "train/emu").mkdir()
+
+    assert fingerprint(source) != before
+
+
+def test_root_is_one_folder_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_images(tmp_path / "images")
+    (tmp_path / "link").symlink_to("images")
+    monkeypatch.chdir(tmp_path)
+
+    for root in ("images", "link", "images/../images"):
+        assert fingerprint(replace(source, root=Path(root))) == fingerprint(source)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size": 9},
+        {"resize": "squash"},
+        {"channels": 1},
+        {"test_share": 0.3},
+        {"skip_broken": True},
+    ],
+)
+def test_fingerprint_follows_how_images_are_read(tmp_path: Path, changes: dict[str, Any]) -> None:
+    source = write_images(tmp_path)
+
+    assert fingerprint(replace(source, **changes)) != fingerprint(source)
+    assert fingerprint(replace(source, download=True)) == fingerprint(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [("digits", "scikit-learn"), ("imagefolder", "pillow"), ("imagefolder", "torchvision")],
+)
+def test_the_version_of_what_decodes_is_part_of_the_fingerprint(
+    name: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(name, tmp_path, download=False, image_size=None)
+    before = fingerprint(source)
+    known = cache_module.version
+
+    monkeypatch.setattr(
+        cache_module, "version", lambda asked: known(asked) + ".1" * (asked == library)
+    )
+
+    assert fingerprint(source) != before
+
+
+def test_digest_is_that_of_the_images_wherever_they_lie(tmp_path: Path) -> None:
+    here = write_images(tmp_path / "here")
+    shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
+    there = replace(here, root=tmp_path / "there")
+
+    digests = [
+        open_dataset(source, str(tmp_path / cache)).digest
+        for source, cache in ((here, "one"), (there, "two"), (there, "one"))
+    ]
+    Image.new("RGB", (8, 8), (0, 0, 1)).save(tmp_path / "there/test/cat/0.png")
+
+    assert len(set(digests)) == 1
+    assert open_dataset(there, str(tmp_path / "two")).digest != digests[0]
+
+
+def test_datasets_of_many_roots_are_open_in_one_process(tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    sources = [write_images(tmp_path / name) for name in ("north", "south")]
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "south/train/dog/0.png")
+
+    opened = [open_dataset(source, cache) for source in (*sources, *sources)]
+
+    assert [int(dataset.train.images[1].max()) for dataset in opened] == [0, 9, 0, 9]
+
+
 def test_files_that_a_loader_downloads_count(tmp_path: Path, counter: Counter) -> None:
     source, folder = counted(tmp_path / "data"), str(tmp_path / "cache")
 
@@ -358,3 +669,22 @@ def test_the_code_of_a_built_in_loader_is_part_of_the_fingerprint(
     monkeypatch.setattr(cache_module.inspect, "getsource", edited)
 
     assert fingerprint(source) != before
+
+
+def test_a_process_that_finds_all_in_the_cache_imports_nothing_that_only_reading_needs(
+    tmp_path: Path,
+) -> None:
+    overrides = ["clients=4", f"data.cache={tmp_path}"]
+    open_experiment(load("digits", overrides))
+    program = (
+        "import sys, fedmetanas.client_app\n"
+        "from fedmetanas.experiments.experiment import open_experiment\n"
+        "from fedmetanas.experiments.settings import load\n"
+        f"open_experiment(load('digits', {overrides}))\n"
+        "heavy = {'sklearn', 'torchvision', 'PIL', 'datasets', 'flwr_datasets', 'pandas'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -1,8 +1,6 @@
 """Partitions, kept on disk: the library that makes them takes seconds to import in every worker."""
 
 import hashlib
-import os
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import safetensors.numpy
 
 from fedmetanas.experiments.files import digest, read_arrays
 
-from .cache import cache_folder, unwritable
+from .cache import PRIVATE_FOLDER, cache_folder, unwritable, write_private
 from .partitions import Indices, Plan, partition
 
 
@@ -71,10 +69,7 @@ def _write(path: Path, owners: Indices) -> None:
     arrays = {"owners": owners}
     content = safetensors.numpy.save(arrays, {"digest": digest(path.name, arrays)})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as building:
-            draft = Path(building) / path.name
-            draft.write_bytes(content)
-            os.replace(draft, path)
+        path.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
+        write_private(path, content)
     except OSError as error:
         raise unwritable(path.parent, error) from error
