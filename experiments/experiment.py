@@ -139,6 +139,7 @@ def source_of(data: DataSettings) -> Source:
         data.channels,
         data.test_share,
         data.skip_broken,
+        data.classes,
     )
 
 
