@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 #: What Pillow is asked to read; some of its other formats start programs.
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM")
 GREY_MODES = ("1", "L", "LA")
 #: Where a file is, or its bytes; asked for anew whenever it is read.
 Content = Callable[[], Path | BinaryIO]
@@ -99,12 +99,16 @@ def read_pixels(
 
 @contextmanager
 def _opened(content: Content) -> "Iterator[Image]":
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     file = content()
     if isinstance(file, Path) and not file.is_file():
         raise OSError("not a regular file")  # opening it might wait for ever
-    with Image.open(file, formats=FORMATS) as image:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:  # its words are the path
+        raise OSError("not an image of a known format") from None
+    with image:
         yield image
 
 
