@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from fedmetanas.errors import DataError
@@ -32,8 +31,8 @@ class ImageFile:
         Name of its class.
     part : str
         ``train`` or ``test``; empty if this is not said.
-    content : callable
-        Returns its path, or its bytes in an open file.
+    content : Path or callable
+        Where it lies, or what returns its bytes in an open file.
     meant : bool
         Whether it is meant to be an image.
     """
@@ -108,7 +107,7 @@ def list_class_folders(root: Path) -> Found:
             path.relative_to(root).as_posix(),
             name,
             part,
-            partial(Path, path),
+            path,
             path.suffix.lower() in SUFFIXES,
         )
         for part, names in folders.items()
@@ -121,16 +120,15 @@ def list_class_folders(root: Path) -> Found:
 
 def _subfolders(folder: Path, skipped: Counter[str]) -> list[str]:
     """Return the names of the folders in a folder, sorted, and count what else is in it."""
-    names = []
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if path.name.startswith("."):
-                skipped["hidden"] += 1
-            elif path.is_dir():
-                names.append(path.name)
-            else:
-                skipped["beside the class folders"] += 1
-    return sorted(names)
+    try:
+        entries = list(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise DataError(f"cannot list {folder}: {error.strerror}; see data.root") from error
+    shown = [path for path in entries if not path.name.startswith(".")]
+    names = sorted(path.name for path in shown if path.is_dir())
+    skipped["hidden"] += len(entries) - len(shown)
+    skipped["beside the class folders"] += len(shown) - len(names)
+    return names
 
 
 def _files_in(folder: Path, skipped: Counter[str]) -> list[Path]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 #: What Pillow is asked to read; some of its other formats start programs.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM")
 GREY_MODES = ("1", "L", "LA")
-#: Where a file is, or its bytes; asked for anew whenever it is read.
-Content = Callable[[], Path | BinaryIO]
+#: Where a file lies, or what returns its bytes in an open file.
+Content = Path | Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def read_pixels(
 
     Parameters
     ----------
-    content : callable
-        Returns the file's path, or its bytes in an open file.
+    content : Path or callable
+        Where the file lies, or what returns its bytes in an open file.
     channels : {1, 3}
         Grey or RGB.
     side : int, optional
@@ -101,11 +101,10 @@ def read_pixels(
 def _opened(content: Content) -> "Iterator[Image]":
     from PIL import Image, UnidentifiedImageError
 
-    file = content()
-    if isinstance(file, Path) and not file.is_file():
+    if isinstance(content, Path) and not content.is_file():
         raise OSError("not a regular file")  # opening it might wait for ever
     try:
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(content if isinstance(content, Path) else content(), formats=FORMATS)
     except UnidentifiedImageError:  # its words are the path
         raise OSError("not an image of a known format") from None
     with image:
