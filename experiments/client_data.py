@@ -12,6 +12,7 @@ import numpy as np
 
 from fedmetanas.errors import DataError, SettingsError
 from fedmetanas.experiments.data.cache import open_dataset
+from fedmetanas.experiments.data.image_folder import classes_in
 from fedmetanas.experiments.data.partition_cache import open_partition
 from fedmetanas.experiments.data.partitions import (
     SMALLEST_CLIENT,
@@ -59,6 +60,7 @@ def source_of(data: DataSettings) -> Source:
         data.channels,
         data.test_share,
         data.skip_broken,
+        data.classes,
     )
 
 
@@ -115,7 +117,10 @@ def spread(dataset: Dataset, settings: Settings) -> tuple[Split, ...]:
 
 
 def open_site(settings: Settings, folder: Path) -> Dataset:
-    """Open the images of a site, with the classes as they lie there.
+    """Open the images of a site.
+
+    Its labels are numbered as in ``data.classes``. Classes that are not among them come after
+    those: who asked for the images must refuse them, and can say their names.
 
     Parameters
     ----------
@@ -129,9 +134,12 @@ def open_site(settings: Settings, folder: Path) -> Dataset:
     DataError
         If they are missing or damaged.
     """
-    source = source_of(settings.data)
-    size = source.image_size or ANY_SIZE
-    return _opened_site(replace(source, root=folder, image_size=size), settings.data.cache)
+    data = settings.data
+    classes = data.classes
+    if data.dataset == "imagefolder":
+        classes += tuple(name for name in classes_in(folder) if name not in classes)
+    source = replace(source_of(data), root=folder, classes=classes)
+    return _opened_site(replace(source, image_size=data.image_size or ANY_SIZE), data.cache)
 
 
 @lru_cache(maxsize=SITES_OPEN)
@@ -145,16 +153,19 @@ def with_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     Raises
     ------
     DataError
-        If it has a class that is not in the list.
+        If it has images of a class that is not in the list.
     """
     if dataset.classes == classes:
         return dataset
-    if unknown := [name for name in dataset.classes if name not in classes]:
+    used = {int(label) for part in (dataset.train, dataset.test) for label in set(part.labels)}
+    unknown = [dataset.classes[label] for label in sorted(used)]
+    if unknown := [name for name in unknown if name not in classes]:
         raise DataError(
             f"data.classes: classes {', '.join(unknown)} of the images are not in it; expected "
             f"some of {', '.join(classes)}"
         )
-    places = np.array([classes.index(name) for name in dataset.classes], np.int64)
+    order = {name: place for place, name in enumerate(classes)}
+    places = np.array([order.get(name, -1) for name in dataset.classes], np.int64)
     train, test = (
         Images(part.images, places[part.labels]) for part in (dataset.train, dataset.test)
     )

@@ -6,6 +6,7 @@ from fedmetanas.search_space.supernet import Network
 
 from .settings import Settings
 
+FITTING_SIDE = 64  # pixels of a photo; larger ones take hours
 MOST_VALUES = 5_000_000_000  # at 10 bytes each; a step at DARTS' size, 64 images, has 0.8 billion
 
 
@@ -42,7 +43,20 @@ def refuse_enormous(supernet: Network, settings: Settings, side: tuple[int, int]
     evaluated = settings.evaluation.batch_size * an_image // search.layers  # no cell is kept
     for keys, values in ((lower, trained), ("evaluation.batch_size", evaluated)):
         if values > MOST_VALUES:
+            _refuse_large_images(settings, side, values)
             raise SettingsError(
                 f"{keys}: a step of the supernet would keep some {values:,} numbers; expected at "
                 f"most {MOST_VALUES:,}; lower {keys}, the sizes in search or that of the images"
             )
+
+
+def _refuse_large_images(settings: Settings, side: tuple[int, int], values: int) -> None:
+    """Raise if a step that keeps so many values would be possible with photos made smaller."""
+    height, width = side
+    small = FITTING_SIDE**2 / (height * width)
+    if settings.data.dataset == "imagefolder" and small < 1 and values * small <= MOST_VALUES:
+        raise SettingsError(
+            f"data.image_size: images of {width}x{height} pixels are too large: a step of the "
+            f"supernet would keep some {values:,} numbers; expected at most {MOST_VALUES:,}; set "
+            f"data.image_size={FITTING_SIDE} or less"
+        )
