@@ -3,7 +3,6 @@
 import sys
 
 from fedmetanas.errors import RunError, SettingsError
-from fedmetanas.experiments.data.summary import what_was_read
 from fedmetanas.experiments.engines.ray import check_temporary_folder
 from fedmetanas.experiments.files import expanded
 from fedmetanas.experiments.results import run_folder
@@ -77,7 +76,6 @@ def _run(settings: Settings, engine: str, out: str, resume: bool) -> int:
         folder = run_folder.make_folder(out, settings)
     run_config = {"settings": settings.to_yaml(), "out": str(folder), "resume": resume}
     code = RunError.exit_code
-    say(*what_was_read(experiment.dataset, [part.size for part in experiment.parts]))
     try:
         ENGINES[engine](settings, run_config)
     except RunError as error:

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmetanas.errors import CheckpointError
 from fedmetanas.experiments.code_digest import refuse_other_package
 from fedmetanas.experiments.console import say
+from fedmetanas.experiments.data.summary import what_was_read
 from fedmetanas.experiments.experiment import (
     Experiment,
     experiment_of,
@@ -28,6 +29,7 @@ from fedmetanas.experiments.results.checkpoint import Checkpoint
 from fedmetanas.experiments.results.run_folder import make_folder
 from fedmetanas.experiments.results.site_digests import begun_with, refuse_changed
 from fedmetanas.experiments.settings import DataSettings, Settings, from_run_config
+from fedmetanas.experiments.sites.agreement import what_they_have
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.flower import meets_machines
 from fedmetanas.strategies.registry import make_strategy
@@ -139,9 +141,16 @@ def _nodes(
     if has_own:
         bound = read_bound(os.environ.get("FEDMETANAS_NODES", ""))
         roster = Roster(grid, experiment, bound, begun)
-        roster.assemble()
+        say(*(what_they_have(roster.assemble()) if experiment.dataset is None else []))
         return roster
-    rehearse(experiment)
+    say(*_what_is_here(experiment))
     nodes = simulated_nodes(grid, experiment)
     refuse_changed(begun, nodes.digests())
     return nodes
+
+
+def _what_is_here(experiment: Experiment) -> list[str]:
+    """Return lines that say from which images a simulation learns."""
+    if experiment.dataset is None:
+        return what_they_have(rehearse(experiment))
+    return what_was_read(experiment.dataset, [part.size for part in experiment.parts])

@@ -78,8 +78,8 @@ class Roster(Nodes):
         self.taken: dict[int, Known] = {}
         self.said: set[str] = set()
 
-    def assemble(self) -> None:
-        """Wait for the nodes before the first round.
+    def assemble(self) -> list[Facts]:
+        """Wait for the nodes before the first round; return what they have.
 
         Raises
         ------
@@ -102,6 +102,7 @@ class Roster(Nodes):
         if refused := sorted(f"{claim.name}: {claim.reason}" for claim in claims if claim.reason):
             raise SettingsError("; ".join(refused))
         self._take(claims)
+        return [claim.facts for claim in claims if claim.facts]
 
     def find(self, clients: Iterable[int]) -> Mapping[int, int]:
         """Return the node of each of these clients that is here, after meeting those that are new.

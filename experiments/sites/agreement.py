@@ -1,5 +1,6 @@
 """What the server makes of the sites' facts: who disagrees with the experiment, and why."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,6 +139,23 @@ def _differing(theirs: Iterable[str]) -> list[tuple[str, str]]:
     named = {text.partition(" ")[0] for text in theirs}
     pairs += [(f"no {name}", text) for name, text in ours.items() if name not in named]
     return [(one, other) for one, other in pairs if one != other]
+
+
+def what_they_have(sites: Sequence[Facts]) -> list[str]:
+    """Return a line on the images of each site, and one on what guessing would reach."""
+    lines = [
+        f"{site.site}: {site.train:,} training and {site.test:,} test images, "
+        f"{len(site.classes)} classes, {site.smallest[0]}x{site.smallest[1]} pixels and more, "
+        + ("grey" if site.grey else "colour")
+        for site in sites
+    ]
+    if all(site.counts for site in sites):
+        counts: Counter[str] = Counter()
+        for site in sites:
+            counts.update(dict(zip(site.classes, site.counts, strict=False)))
+        share = max(counts.values()) / max(1, sum(counts.values()))
+        lines.append(f"guessing the most frequent class would be right on {share:.3f} of them")
+    return lines
 
 
 def proposal(sites: Sequence[Facts]) -> str:
