@@ -14,17 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image, PngImagePlugin
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from fedmetanas.errors import DataError, SettingsError
-from fedmetanas.experiments.data import all_cores
+from fedmetanas.experiments.data import all_cores, registry
 from fedmetanas.experiments.data.decoding import decode
 from fedmetanas.experiments.data.image_folder import classes_in
-from fedmetanas.experiments.data.registry import Reading, Source
+from fedmetanas.experiments.data.registry import Images, Reading, Source
+from fedmetanas.experiments.data.summary import what_was_read
 from fedmetanas.experiments.experiment import open_experiment
+from fedmetanas.experiments.run import run
 from fedmetanas.experiments.settings import load
 
 RANDOM = np.random.default_rng(0)
@@ -573,11 +576,11 @@ def test_a_circle_stays_round(tmp_path: Path) -> None:
 
 def test_a_thread_of_an_image_fills_no_memory(tmp_path: Path) -> None:
     folders(tmp_path)
-    Image.new("1", (80_000_000, 1)).save(tmp_path / "cat" / "thread.png")
+    Image.new("1", (400_000, 1)).save(tmp_path / "cat" / "thread.png")
 
     said = refusal(tmp_path, 16)
 
-    assert "cat/thread.png cannot be read as an image (80000000x1 is too narrow" in said
+    assert "cat/thread.png cannot be read as an image (400000x1 is too narrow" in said
 
 
 # Faults
@@ -669,7 +672,7 @@ def test_a_part_without_images_is_named(tmp_path: Path) -> None:
 
 
 def test_enormous_images_without_a_size_name_theirs_and_the_setting(tmp_path: Path) -> None:
-    root = folders(tmp_path / "images", count=20)
+    root = folders(tmp_path / "images", count=5)
     for path in root.rglob("*.png"):
         Image.new("RGB", (1024, 768)).save(path)
     few = ["clients=2", "held_out_clients=0", "data.min_client_size=3", "data.partition=iid"]
@@ -746,3 +749,57 @@ def test_a_person_can_interrupt_the_work(monkeypatch: pytest.MonkeyPatch) -> Non
         all_cores.on_all_cores(work, range(4000), "working")
 
     assert len(begun) < 2000
+
+
+# What is said
+
+
+def test_a_run_says_in_its_first_lines_what_was_read(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = folders(tmp_path / "images", "cat", count=30)
+    folders(root, "dog", count=20)
+    save(picture(30, 20), root / "cat" / "wide.png")
+    settings = tiny.settings_of(
+        *("data.dataset=imagefolder", f"data.root={root}", f"data.cache={tmp_path / 'cache'}"),
+        *("data.image_size=8", "data.channels=1", "data.partition=iid", "data.min_client_size=3"),
+    )
+    sizes = {part.size for part in open_experiment(settings).parts}
+
+    assert run(settings, "inline", str(tmp_path / "out")) == 0
+
+    said = capfd.readouterr().out.splitlines()
+    assert said[0].startswith("41 training and 10 test images, 2 classes (cat, dog), 8x8 pixels")
+    assert said[1] == (
+        f"clients have {min(sizes)} to {max(sizes)} images; guessing the most frequent class would "
+        "reach 0.600 on the test images"
+    )
+    assert any(line.startswith("round 1/") for line in said[2:])
+
+
+def test_what_was_resized_converted_and_skipped_is_said(tmp_path: Path) -> None:
+    save(picture(30, 20), folders(tmp_path, "cat", "dog") / "cat" / "wide.png")
+    (tmp_path / "dog" / "notes.txt").touch()
+    (tmp_path / "dog" / ".DS_Store").touch()
+
+    said = what_was_read(decode(source(tmp_path, 8, channels=1)), [4, 5])
+
+    assert said[0] == (
+        "9 training and 2 test images, 2 classes (cat, dog), 8x8 pixels, grey "
+        "(files: 12x10 to 30x20, with colours)"
+    )
+    assert said[2:] == ["skipped: 1 .txt, 1 hidden"]
+
+
+def test_many_classes_and_reasons_are_cut_short() -> None:
+    images = Images(np.zeros((8, 8, 9, 3), np.uint8), np.arange(8))
+    skipped = {f".{letter}": number for number, letter in enumerate("abcdefg", start=1)}
+    reading = Reading((9, 8), (9, 8), grey=False, skipped=skipped)
+    dataset = registry.Dataset(images, images, tuple("abcdefgh"), reading=reading)
+
+    first, second, third = what_was_read(dataset, [1234, 5])
+
+    assert "8 classes (a, b, c, d, e, f, ...), 9x8 pixels, colour" in first
+    assert "files:" not in first
+    assert second.startswith("clients have 5 to 1,234 images; guessing")
+    assert third == "skipped: 7 .g, 6 .f, 5 .e, 4 .d, 3 .c, 3 others"

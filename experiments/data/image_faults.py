@@ -91,7 +91,9 @@ def _faults_of_unknown_classes(found: Found, source: Source) -> list[str]:
 def _faults_of_class_folders(found: Found, seen: Seen, root: Path) -> list[str]:
     """Return which class folders lack or are empty."""
     folders = [set(names) for names in found.folders.values()]
-    differing = set().union(*folders) - set.intersection(*folders) if folders else set()
+    if not folders:
+        return []
+    differing = folders[0].union(*folders) - folders[0].intersection(*folders)
     if differing:
         return [
             f"{root}/train and {root}/test must have the same class folders; only one of them has: "
