@@ -32,7 +32,7 @@ FLOORS = (
         for name in ("console", "randomness", "files", "entry", "code_digest", "surroundings")
     ),
     ("experiments.data",),
-    ("experiments.settings", "experiments.experiment"),
+    ("experiments.settings", "experiments.experiment", "experiments.sites"),
     ("experiments.results",),
     ("experiments.engines",),
     ("experiments.report",),

@@ -1,0 +1,71 @@
+"""What a site tells the server of its images before the first round: this, and nothing else."""
+
+import platform
+from importlib.metadata import version
+
+import numpy as np
+
+import fedmetanas
+from fedmetanas.experiments.code_digest import DIGEST
+from fedmetanas.experiments.data.registry import Dataset, Reading
+
+Fact = str | int | list[str] | list[int]
+
+
+def facts_of(dataset: Dataset, name: str, disclose: str) -> dict[str, Fact]:
+    """Return what the server is told; there is no path and no name of a file in it.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The site's images.
+    name : str
+        Who the site is.
+    disclose : {"counts", "none"}
+        Whether the server learns how many training images each class has.
+
+    Returns
+    -------
+    dict
+        ``site``; ``train-images``, ``test-images``: how many; ``classes``: the names of those that
+        have images, in the order of their labels; ``class-counts``: training images of each of
+        them, only where they are disclosed; ``smallest-width``, ``smallest-height``,
+        ``largest-width``, ``largest-height``: pixels, before anything was resized; ``grey``:
+        whether all images are; ``data``: a digest of the images; ``versions``: a name and a version
+        each; ``code``: a digest of this package.
+    """
+    reading = dataset.reading or _as_stored(dataset)
+    labels = dataset.train.labels, dataset.test.labels
+    trained, tested = (np.bincount(part, minlength=len(dataset.classes)) for part in labels)
+    there = [label for label in range(len(dataset.classes)) if trained[label] or tested[label]]
+    facts: dict[str, Fact] = {
+        "site": name,
+        "train-images": len(dataset.train.labels),
+        "test-images": len(dataset.test.labels),
+        "classes": [dataset.classes[label] for label in there],
+    }
+    if disclose == "counts":
+        facts["class-counts"] = [int(trained[label]) for label in there]
+    return facts | {
+        "smallest-width": reading.smallest[0],
+        "smallest-height": reading.smallest[1],
+        "largest-width": reading.largest[0],
+        "largest-height": reading.largest[1],
+        "grey": reading.grey,
+        "data": dataset.digest,
+        "versions": versions(),
+        "code": DIGEST,
+    }
+
+
+def versions() -> list[str]:
+    """Return what computes here, a name and a version each."""
+    packages = [f"{name} {version(name)}" for name in ("flwr", "torch", "numpy")]
+    own = f"fedmetanas {fedmetanas.__version__}"
+    return [f"python {platform.python_version()}", *packages, own]
+
+
+def _as_stored(dataset: Dataset) -> Reading:
+    """Return what there was to read of a dataset that does not say so: its arrays."""
+    height, width, channels = dataset.train.images.shape[1:]
+    return Reading((width, height), (width, height), channels == 1)
