@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class SiteFile:
         Folder of the images.
     superlink : str
         Where the server listens, ``HOST:PORT``; an IPv6 address stands in brackets.
+    log, results : Path
+        Folders for errors with their whole text, and for the networks that were found.
     root_certificates : Path or None
         Certificate of the authority that the server's is signed by. None: plain HTTP.
     key : Path or None
@@ -36,22 +38,22 @@ class SiteFile:
         Where to compute.
     disclose : {"counts", "none"}
         Whether the server learns how many images a class has.
-    log, results : Path
-        Folders for errors with their whole text, and for the networks that were found.
     """
 
     name: str
     data: Path
     superlink: str
+    log: Path
+    results: Path
     root_certificates: Path | None = None
     key: Path | None = None
     device: str = "cpu"
     disclose: str = "none"
-    log: Path = Path("log")
-    results: Path = Path("results")
 
 
-KEYS = {declared.name.replace("_", "-"): declared for declared in fields(SiteFile)}
+KEYS = tuple(declared.name.replace("_", "-") for declared in fields(SiteFile))
+#: Of what must be there.
+EXAMPLES = {"name": '"north"', "data": '"/srv/images"', "superlink": '"fl.example.org:9092"'}
 PATHS = ("data", "root-certificates", "key", "log", "results")
 
 
@@ -72,29 +74,20 @@ def read_site(path: Path) -> SiteFile:
         tree = tomllib.loads(read_text(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"{path} is not valid TOML: {one_line(error)[:300]}") from None
-    for key in tree:
-        if key not in KEYS:
-            raise SettingsError(
-                f"{path}: unknown key {shown(key)}{nearest(key, KEYS)} (allowed are "
-                f"{', '.join(KEYS)})"
-            )
-    for key, declared in KEYS.items():
-        if key not in tree and declared.default is MISSING:
-            raise SettingsError(f"{path}: {key} is missing; write {key} = {EXAMPLES[key]}")
-    try:
-        site = {key: _checked(key, value, path) for key, value in tree.items()}
-    except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from None
-    folders = {key: _path(key, key, path) for key in ("log", "results") if key not in tree}
-    found = SiteFile(**{key.replace("-", "_"): value for key, value in (site | folders).items()})
-    if found.key and not found.root_certificates:
-        raise SettingsError(
-            f"{path}: key: a key is only used over TLS; set root-certificates, too, or leave it out"
-        )
-    return found
-
-
-EXAMPLES = {"name": '"north"', "data": '"/srv/images"', "superlink": '"fl.example.org:9092"'}
+    tree = {"log": "log", "results": "results"} | tree
+    values: dict[str, Any] = {}
+    missing = [key for key in EXAMPLES if key not in tree]
+    wrong = [f"{key} is missing; write {key} = {EXAMPLES[key]}" for key in missing]
+    for key, value in tree.items():
+        try:
+            values[key] = _checked(key, value, path)
+        except SettingsError as error:
+            wrong.append(str(error))
+    if "key" in values and "root-certificates" not in tree:
+        wrong.append("key: only used over TLS; set root-certificates, too, or leave it out")
+    if wrong:
+        raise SettingsError(f"{path}: {'; '.join(wrong)}")
+    return SiteFile(**{key.replace("-", "_"): value for key, value in values.items()})
 
 
 def host_and_port(superlink: str) -> tuple[str, int]:
@@ -116,6 +109,10 @@ def host_and_port(superlink: str) -> tuple[str, int]:
 
 def _checked(key: str, value: Any, path: Path) -> str | Path:
     """Return a value as a site has it."""
+    if key not in KEYS:
+        raise SettingsError(
+            f"unknown key {shown(key)}{nearest(key, KEYS)} (allowed are {', '.join(KEYS)})"
+        )
     if not isinstance(value, str) or not value:
         raise SettingsError(f"{key}: expected a text in quotation marks; found {shown(value)}")
     if key in PATHS:

@@ -167,17 +167,18 @@ def _be_supernode(site: SiteFile) -> Heard:
 def _listen(site: SiteFile, stream: IO[bytes], heard: Heard) -> None:
     """Pass on what the SuperNode says; where it cannot connect, say why, once."""
     said = ""
-    for raw in stream:
-        line = printable(COLOUR.sub("", raw.decode(errors="replace"))).rstrip()
-        heard.accepted |= ACCEPTED in line
-        heard.refused |= REFUSED in line
-        heard.wants_a_key |= WANTS_A_KEY in line
-        _record(site, line)
-        if FAILED in line:
-            trouble = _trouble(site)
-            if trouble not in ("", said):
-                tell(site, trouble)
-            said = trouble
+    with stream:
+        for raw in stream:
+            line = printable(COLOUR.sub("", raw.decode(errors="replace"))).rstrip()
+            heard.accepted |= ACCEPTED in line
+            heard.refused |= REFUSED in line
+            heard.wants_a_key |= WANTS_A_KEY in line
+            _record(site, line)
+            if FAILED in line:
+                trouble = _trouble(site)
+                if trouble not in ("", said):
+                    tell(site, trouble)
+                said = trouble
 
 
 def _trouble(site: SiteFile) -> str:
