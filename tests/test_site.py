@@ -20,7 +20,8 @@ import pytest
 import torch
 from certificates import DAY, NOW, Authority, node_key
 from PIL import Image
-from test_run import left_over
+from test_deployment import free_port, wait_for
+from test_run import BIN, left_over, of_processes
 
 from fedmetanas.errors import GenotypeError, RunError, SettingsError, UnwritableError
 from fedmetanas.experiments.commands.main import main
@@ -247,7 +248,7 @@ def test_a_sound_connection_says_until_when(authority: Authority) -> None:
     ("make", "words"),
     [
         (lambda own, foreign: foreign.server(), "not signed by the authority in"),
-        (lambda own, foreign: own.server(before=NOW - DAY), "has expired"),
+        (lambda own, foreign: own.server(before=NOW - DAY), "of its authority, has expired"),
         (lambda own, foreign: own.server(after=NOW + DAY), "is not valid yet"),
         (lambda own, foreign: own.server("fl.example.org"), "for another name than 127.0.0.1"),
     ],
@@ -594,10 +595,20 @@ def played(site: SiteFile) -> tuple[Exception, list[float]]:
     return caught.value, waits
 
 
+def test_what_is_set_by_the_person_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", "/srv/flower")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+
+    environment = supernode.environment(site_of(tmp_path))
+
+    assert (environment["FLWR_HOME"], environment["OMP_NUM_THREADS"]) == ("/srv/flower", "4")
+
+
 def test_what_a_supernode_is_started_with(
     folder: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, authority: Authority
 ) -> None:
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
+    monkeypatch.setenv("OF_THE_PERSON", "kept")
     monkeypatch.delenv("FLWR_HOME", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     fake.does(REFUSED)
@@ -625,6 +636,7 @@ def test_what_a_supernode_is_started_with(
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "OMP_NUM_THREADS": "1",
+        "OF_THE_PERSON": "kept",
         "FLWR_HOME": f"{folder}/log/flower",
     }.items():
         assert environment[name] == value
@@ -775,3 +787,87 @@ def test_a_killed_site_takes_its_supernode_along(folder: Path, fake: Fake) -> No
         process.kill()
 
     assert left_over(str(folder)) == []
+
+
+# With Flower itself
+
+
+@pytest.fixture
+def real_server(folder: Path, authority: Authority) -> Iterator[tuple[str, Path]]:
+    """A server that wants keys; yield its address and the key that it knows."""
+    certificate, private = authority.server()
+    superlink = f"127.0.0.1:{free_port()}"
+    (folder / "config.toml").write_text(
+        f'[superlink.own]\naddress = "{superlink}"\nroot-certificates = "{authority.path}"\n'
+    )
+    environment = {
+        **os.environ,
+        "FLWR_HOME": str(folder),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+
+    def flower(program: str, *words: object) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([str(BIN / program), *map(str, words)], env=environment)
+
+    own = ("--ssl-certfile", certificate, "--ssl-keyfile", private)
+    own += ("--ssl-ca-certfile", authority.path, "--enable-supernode-auth")
+    port = superlink.rpartition(":")[2]
+    link = flower("flower-superlink", "--port", port, *own, "--database", folder / "link.db")
+
+    def up() -> bool:
+        try:
+            return bool(connect(superlink, authority.path))
+        except NobodyThereError:
+            return False
+
+    try:
+        wait_for(up, "the server")
+        key = node_key(folder / "known.key")
+        registered = flower("flwr", "supernode", "register", key.with_suffix(".pub"), "own")
+        assert registered.wait() == 0
+        yield superlink, key
+    finally:
+        link.terminate()
+        link.wait(30)
+
+
+@pytest.mark.soak
+def test_a_real_server_refuses_other_keys_and_takes_a_crashed_site_back(
+    folder: Path,
+    authority: Authority,
+    real_server: tuple[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    superlink, key = real_server
+    monkeypatch.setenv("RUN_OF_THE_TEST", str(folder))
+    changes = {"superlink": superlink, "root_certificates": str(authority.path)}
+    assert "wants a key" in str(played(site_of(folder, **changes))[0])
+    node_key(folder / "unknown.key")
+    error, waits = played(site_of(folder, key="unknown.key", **changes))
+    assert "does not accept the key" in str(error)
+    assert waits == [70.0]
+
+    site = site_of(folder, key=key.name, **changes)
+    log = site.log / FILE
+    log.unlink()
+    for starts in (1, 2):
+        words = [str(BIN / "fedmetanas"), "site", "start", str(folder / "site.toml")]
+        process = subprocess.Popen(words)
+        wait_for(lambda n=starts: log.exists() and log.read_text().count("SuperNode ID") == n, "it")
+        if starts == 1:
+            for number in (*of_processes(str(folder), supernodes), str(process.pid)):
+                os.kill(int(number), signal.SIGKILL)
+            process.wait()
+            assert left_over(str(folder)) == []
+    process.terminate()
+
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert log.read_text().count("may still be open") == 1
+    assert left_over(str(folder)) == []
+
+
+def supernodes(folder: Path) -> list[str]:
+    """Return the number of a process that is a SuperNode."""
+    return [folder.name] if b"flower-supernode" in (folder / "cmdline").read_bytes() else []
