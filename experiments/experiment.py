@@ -39,6 +39,7 @@ from .settings import DataSettings, Settings, from_run_config
 from .surroundings import settle
 
 SIMULATED = "simulated"  # a key of the inline engine's node config
+FITTING_SIDE = 64  # pixels of a photo; larger ones take hours
 MOST_VALUES = 5_000_000_000  # at 10 bytes each; a step at DARTS' size, 64 images, has 0.8 billion
 
 
@@ -139,6 +140,7 @@ def source_of(data: DataSettings) -> Source:
         data.channels,
         data.test_share,
         data.skip_broken,
+        data.classes,
     )
 
 
@@ -225,10 +227,23 @@ def _refuse_enormous(supernet: Network, settings: Settings, images: np.ndarray[A
     evaluated = settings.evaluation.batch_size * an_image // search.layers  # no cell is kept
     for keys, values in ((lower, trained), ("evaluation.batch_size", evaluated)):
         if values > MOST_VALUES:
+            _refuse_large_images(settings, images, values)
             raise SettingsError(
                 f"{keys}: a step of the supernet would keep some {values:,} numbers; expected at "
                 f"most {MOST_VALUES:,}; lower {keys}, the sizes in search or that of the images"
             )
+
+
+def _refuse_large_images(settings: Settings, images: np.ndarray[Any, Any], values: int) -> None:
+    """Raise if a step that keeps so many values would be possible with photos made smaller."""
+    height, width = images.shape[1:3]
+    small = FITTING_SIDE**2 / (height * width)
+    if settings.data.dataset == "imagefolder" and small < 1 and values * small <= MOST_VALUES:
+        raise SettingsError(
+            f"data.image_size: images of {width}x{height} pixels are too large: a step of the "
+            f"supernet would keep some {values:,} numbers; expected at most {MOST_VALUES:,}; set "
+            f"data.image_size={FITTING_SIDE} or less"
+        )
 
 
 def experiment_of(

@@ -352,7 +352,6 @@ def test_the_code_of_a_built_in_loader_is_part_of_the_fingerprint(
     text = cache_module.inspect.getsource
 
     def edited(thing: Any) -> str:
-        assert said in text(thing)
         return text(thing).replace(said, f"{said}_edited")
 
     monkeypatch.setattr(cache_module.inspect, "getsource", edited)

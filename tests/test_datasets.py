@@ -23,6 +23,7 @@ from fedmetanas.experiments.data.registry import (
     FOLDERS,
     Dataset,
     Images,
+    Reading,
     Source,
     register,
 )
@@ -207,9 +208,9 @@ def test_imagefolder_shows_what_the_files_show(tmp_path: Path) -> None:
     assert dataset.classes == ("cat", "dog")
 
 
-def test_imagefolder_is_grey_if_its_first_image_is(tmp_path: Path) -> None:
+def test_imagefolder_is_grey_if_all_images_are(tmp_path: Path) -> None:
     shown = write_folder(tmp_path, mode="L")
-    Image.new("RGB", (10, 9), (255, 255, 255)).save(tmp_path / "train/dog/2.png")
+    Image.new("1", (10, 9), 1).save(tmp_path / "train/dog/2.png")
 
     dataset = decode(source("imagefolder", tmp_path))
 
@@ -218,7 +219,20 @@ def test_imagefolder_is_grey_if_its_first_image_is(tmp_path: Path) -> None:
     assert (dataset.train.images[5] == 255).all()
 
 
-def test_imagefolder_is_coloured_if_its_first_image_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["train/cat/0.png", "train/dog/2.png", "test/dog/0.png"])
+def test_imagefolder_is_coloured_if_any_image_is(tmp_path: Path, path: str) -> None:
+    shown = write_folder(tmp_path, mode="L")
+    Image.new("RGB", (10, 9), (10, 20, 30)).save(tmp_path / path)
+
+    dataset = decode(source("imagefolder", tmp_path))
+
+    images = [*dataset.train.images, *dataset.test.images]
+    assert sum((image == (10, 20, 30)).all() for image in images) == 1
+    grey = shown["train/cat/1"][..., None]
+    np.testing.assert_array_equal(dataset.train.images[1], np.repeat(grey, 3, axis=2))
+
+
+def test_a_grey_image_among_coloured_ones_becomes_one_of_them(tmp_path: Path) -> None:
     write_folder(tmp_path)
     Image.new("L", (10, 9), 77).save(tmp_path / "train/dog/2.png")
 
@@ -333,10 +347,12 @@ def test_image_with_16_bits_is_refused_rather_than_cut_off(tmp_path: Path) -> No
         decode(source("imagefolder", tmp_path))
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_missing_part_is_named(tmp_path: Path, part: str) -> None:
+@pytest.mark.parametrize(("part", "is_left"), [("train", False), ("test", True)])
+def test_missing_part_is_named(tmp_path: Path, part: str, is_left: bool) -> None:
     write_folder(tmp_path)
     (tmp_path / part).rename(tmp_path / "elsewhere")
+    if is_left:  # empty: without a folder test, some images of train are kept for testing
+        (tmp_path / part).mkdir()
 
     with pytest.raises(DataError, match=re.escape(str(tmp_path / part)) + ".*data.root"):
         decode(source("imagefolder", tmp_path))
@@ -405,7 +421,8 @@ def test_registered_loader_is_used_and_checked() -> None:
     def mine(source: Source) -> Dataset:
         return returned
 
-    assert decode(source("mine")) is returned
+    assert decode(source("mine")).train is good
+    assert decode(source("mine")).reading == Reading((9, 8), (9, 8), grey=False)
     floats = Images(np.zeros((2, 8, 9, 3)), good.labels)  # type: ignore[arg-type]
     greys = Images(good.images[..., :1], good.labels)
     for bad, words in (

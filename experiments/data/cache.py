@@ -65,6 +65,7 @@ def fingerprint(source: Source) -> str:
         If a folder of the dataset cannot be listed.
     """
     folders = FOLDERS.get(source.name, ())
+    folders = folders(source.root) if callable(folders) else folders
     facts = [f"{FORMAT_VERSION} {source.name} {source.image_size} {_code(source.name)}"]
     if source.name == "digits":
         facts.append(version("scikit-learn"))
@@ -101,7 +102,8 @@ def _code(name: str) -> str:
     """Return the text of a loader, so that what was changed in one is not answered from before."""
     try:
         if name in BUILT_IN:
-            return inspect.getsource(importlib.import_module(BUILT_IN[name]))
+            modules = map(importlib.import_module, BUILT_IN[name])
+            return "".join(inspect.getsource(module) for module in modules)
         return inspect.getsource(DATASETS[name])
     except (KeyError, OSError, TypeError):  # unknown, typed into a prompt, or not a function
         return ""

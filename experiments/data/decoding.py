@@ -1,10 +1,12 @@
 """Decoding a dataset: its loader is run, and what it returns is checked."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from fedmetanas.errors import DataError
 
-from .registry import DATASETS, Dataset, Source
+from .registry import DATASETS, Dataset, Reading, Source
 
 SMALLEST_SIDE = 8  # pixels
 
@@ -12,17 +14,41 @@ SMALLEST_SIDE = 8  # pixels
 def decode(source: Source) -> Dataset:
     """Run the loader of `source` and check what it returns.
 
+    Returns
+    -------
+    Dataset
+        It says what was read: if the loader does not, what the arrays say.
+
     Raises
     ------
     DataError
-        If the dataset is unknown, missing or broken, or :func:`check` refuses it.
+        If the dataset is unknown, missing or broken, has other classes or channels than were asked
+        for, has a single class and nobody asked for this, or :func:`check` refuses it.
     """
     if source.name not in DATASETS:
         known = ", ".join(DATASETS)
         raise DataError(f"data.dataset: {source.name!r} is unknown; registered are {known}")
     dataset = DATASETS[source.name](source)
     check(dataset, source.name)
+    _refuse_other_than_asked(dataset, source)
+    if dataset.reading is None:
+        height, width, channels = dataset.train.images.shape[1:]
+        reading = Reading((width, height), (width, height), grey=channels == 1)
+        dataset = replace(dataset, reading=reading)
     return dataset
+
+
+def _refuse_other_than_asked(dataset: Dataset, source: Source) -> None:
+    """Raise if a dataset has other classes or channels than were asked for, or a single class."""
+    names, channels = ", ".join(dataset.classes), dataset.train.images.shape[3]
+    if source.classes not in ((), dataset.classes):
+        raise DataError(f"data.classes: {source.name} has the classes {names}, in this order")
+    if source.channels not in (None, channels):
+        raise DataError(
+            f"data.channels: images of {source.name} have {channels}; found {source.channels}"
+        )
+    if not source.classes and len(dataset.classes) < 2:
+        raise DataError(f"{source.name}: expected at least two classes, found one alone ({names})")
 
 
 def check(dataset: Dataset, name: str) -> None:

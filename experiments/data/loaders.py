@@ -76,6 +76,12 @@ def _from_torchvision(source: Source, reader: str, folder: str) -> Dataset:
         )
     # A broken file shows itself as almost any exception: assertion, struct, pickle, zlib, ...
     except Exception as error:
+        packed = sorted(path.name for path in (source.root / folder).glob("*.gz"))
+        if packed:
+            raise DataError(
+                f"{source.name}: files in {source.root / folder} are packed ({packed[0]}, ...); "
+                f"unpack them there: gunzip --keep {source.root / folder}/*.gz"
+            ) from error
         advice = (
             "check the network, or set data.root to the folder that holds it"
             if source.download

@@ -102,6 +102,9 @@ class Source:
         Share of each class that is kept for testing where the files do not say so.
     skip_broken : bool
         Whether images that cannot be read are left out.
+    classes : tuple of str
+        Names of all classes there can be, in the order of their labels; empty takes those of the
+        dataset.
 
     Raises
     ------
@@ -117,6 +120,7 @@ class Source:
     channels: int | None = None
     test_share: float = 0.2
     skip_broken: bool = False
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -127,23 +131,26 @@ class Source:
 
 
 Loader = Callable[[Source], Dataset]
+#: Names of folders under a root, or a function from the root to them.
+Folders = tuple[str, ...] | Callable[[Path], tuple[str, ...]]
 
 DATASETS: dict[str, Loader] = {}
-FOLDERS: dict[str, tuple[str, ...]] = {}
-#: The modules of the loaders of this package.
-BUILT_IN: dict[str, str] = {}
+FOLDERS: dict[str, Folders] = {}
+#: The modules of the loaders of this package: all that decides what they read.
+BUILT_IN: dict[str, tuple[str, ...]] = {}
 
 
-def register(name: str, folders: tuple[str, ...] = ("",)) -> Callable[[Loader], Loader]:
+def register(name: str, folders: Folders = ("",)) -> Callable[[Loader], Loader]:
     """Make a loader known under `name`.
 
     Parameters
     ----------
     name : str
         Letters, digits, ``-``, ``_`` and ``.``; not registered yet.
-    folders : tuple of str
-        The folders under ``source.root`` whose files the loader reads, by default all of the root.
-        When a file in them changes, the dataset is decoded again.
+    folders : tuple of str, or callable
+        The folders under ``source.root`` whose files the loader reads, by default all of the root;
+        or a function from the root to them. When a file in them changes, the dataset is decoded
+        again.
 
     Raises
     ------
@@ -173,18 +180,26 @@ def _built_in(module: str, function: str, words: str) -> Loader:
     return load
 
 
+def _image_parts(root: Path) -> tuple[str, ...]:
+    from .image_files import parts_of
+
+    return parts_of(root)
+
+
 _SMALL = "60,000 + 10,000 grey images of 28x28"
 _COLOUR = "50,000 + 10,000 colour images of 32x32"
-for _name, _folders, _module, _function, _words in (
-    ("digits", (), "loaders", "digits", "1,797 handwritten digits of 8x8, nothing to download"),
-    ("mnist", ("MNIST/raw",), "loaders", "mnist", f"{_SMALL}: handwritten digits"),
-    ("fashion-mnist", ("FashionMNIST/raw",), "loaders", "fashion_mnist", f"{_SMALL}: clothes"),
-    ("cifar10", ("cifar-10-batches-py",), "loaders", "cifar10", f"{_COLOUR}, 10 classes"),
-    ("cifar100", ("cifar-100-python",), "loaders", "cifar100", f"{_COLOUR}, 100 classes"),
+_IMAGES = ("image_folder", "image_files", "image_pixels", "saved_dataset", "test_share")
+_ARRAYS = ("loaders",)
+for _name, _folders, _modules, _function, _words in (
+    ("digits", (), _ARRAYS, "digits", "1,797 handwritten digits of 8x8, nothing to download"),
+    ("mnist", ("MNIST/raw",), _ARRAYS, "mnist", f"{_SMALL}: handwritten digits"),
+    ("fashion-mnist", ("FashionMNIST/raw",), _ARRAYS, "fashion_mnist", f"{_SMALL}: clothes"),
+    ("cifar10", ("cifar-10-batches-py",), _ARRAYS, "cifar10", f"{_COLOUR}, 10 classes"),
+    ("cifar100", ("cifar-100-python",), _ARRAYS, "cifar100", f"{_COLOUR}, 100 classes"),
     (
-        *("imagefolder", ("train", "test"), "image_folder", "imagefolder"),
-        "your own image files: {train,test}/CLASS/IMAGE in data.root",
+        *("imagefolder", _image_parts, _IMAGES, "imagefolder"),
+        "your own image files: CLASS/IMAGE or {train,test}/CLASS/IMAGE in data.root",
     ),
 ):
-    register(_name, _folders)(_built_in(_module, _function, _words))
-    BUILT_IN[_name] = f"{__package__}.{_module}"
+    register(_name, _folders)(_built_in(_modules[0], _function, _words))
+    BUILT_IN[_name] = tuple(f"{__package__}.{_module}" for _module in _modules)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fedmetanas.experiments.data.registry import DATASETS
 
-from .rules import Rule, above, at_least, between, different, inside, one_of, setting
+from .rules import Rule, above, at_least, between, inside, one_of, setting
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,11 @@ class DataSettings:
     )
     classes: tuple[str, ...] = setting(
         (),
-        different("a list of different names of folders"),
+        Rule(
+            lambda names: len(names) != 1 and len(set(names)) == len(names) and all(names),
+            "a list of at least two different names of folders",
+            complete=True,
+        ),
         about="Names of the classes, in the order of the network's outputs. Empty: all that the "
         "images have. Sites must agree on them.",
     )
