@@ -385,7 +385,9 @@ def test_a_sound_site_is_ready(folder: Path, capsys: pytest.CaptureFixture[str])
 def test_everything_that_is_wrong_is_said_at_once(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "images" / "train" / "cat" / "Ann Smith 3.png").write_bytes(b"\x89PNG broken")
+    for number in (3, 4):
+        path = folder / "images" / "train" / "cat" / f"Ann Smith {number}.png"
+        path.write_bytes(b"\x89PNG broken")
     (folder / "n.key").write_text("no key")
     with server() as superlink:
         pass
@@ -395,9 +397,43 @@ def test_everything_that_is_wrong_is_said_at_once(
     assert main(["site", "check", str(site_toml(folder, **changes))]) == 2
 
     lines = capsys.readouterr().err.splitlines()
-    for words in ("n.key is no private key", "Ann Smith 3.png", f"nothing listens at {superlink}"):
+    for words in (
+        "n.key is no private key",
+        "Ann Smith 3.png",
+        "Ann Smith 4.png",
+        f"nothing listens at {superlink}",
+    ):
         (line,) = (line for line in lines if words in line)
         assert line.startswith("fedmetanas: ")
+
+
+def test_a_site_may_have_one_class_and_lack_another(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "images" / "train" / "dog").rename(folder / "images" / "train" / "owl")
+    for file in (folder / "images" / "train" / "owl").iterdir():
+        file.unlink()
+    for file in (folder / "images" / "test" / "dog").iterdir():
+        file.unlink()
+    with server() as superlink:
+        path = site_toml(folder, superlink=superlink)
+        assert main(["site", "check", str(path)]) == 0
+
+    said = capsys.readouterr()
+    assert "  classes: cat\n" in said.out
+    assert said.err == ""
+
+
+def test_an_unknown_class_is_named_where_classes_were_agreed_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server() as superlink:
+        path = site_toml(folder, superlink=superlink)
+        assert main(["site", "check", str(path), "data.classes=[dig, cat]"]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'dog'" in line
+    assert "'dig'" in line
 
 
 def test_an_experiment_is_rehearsed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from fedmetanas.errors import DataError, SettingsError
-from fedmetanas.experiments.console import say
+from fedmetanas.experiments.console import printable, say
 from fedmetanas.experiments.data.cache import open_dataset
+from fedmetanas.experiments.data.image_folder import classes_in
 from fedmetanas.experiments.data.registry import Dataset, Source
 from fedmetanas.experiments.experiment import check_device, source_of
 from fedmetanas.experiments.settings import Settings
@@ -33,12 +34,12 @@ def check(site: SiteFile, settings: Settings) -> list[str]:
         check_device("device", site.device)
     except SettingsError as error:
         faults.append(str(error))
-    data = replace(settings.data, root=str(site.data), download=False)
     if site.data.is_dir():
-        dataset, unread = _read(source_of(data))
-        faults += unread
-        if dataset is not None:
-            say(*_lines(dataset, site))
+        data = replace(settings.data, root=str(site.data), download=False)
+        try:
+            say(*map(printable, _lines(_read(source_of(data)), site)))
+        except DataError as error:
+            faults.append(str(error))
     for warning in warnings_of(site):
         say(f"warning: {warning}")
     try:
@@ -48,18 +49,11 @@ def check(site: SiteFile, settings: Settings) -> list[str]:
     return faults
 
 
-def _read(source: Source) -> tuple[Dataset | None, list[str]]:
-    """Read every image; return what is wrong, and the images as far as they can be had.
-
-    Where some are broken, they are read without those, so that one sees what else there is.
-    """
-    found: list[str] = []
-    for attempt in (source, replace(source, skip_broken=True)):
-        try:
-            return open_dataset(attempt, cache=""), found
-        except DataError as error:
-            found += [str(error)] if str(error) not in found else []
-    return None, found
+def _read(source: Source) -> Dataset:
+    """Read every image; where no classes were agreed on, those that are here will do."""
+    if source.name == "imagefolder" and not source.classes:
+        source = replace(source, classes=classes_in(source.root))
+    return open_dataset(source, cache="")
 
 
 def _lines(dataset: Dataset, site: SiteFile) -> Iterator[str]:
