@@ -715,14 +715,25 @@ def test_a_refused_site_tries_once_more_and_names_the_key(
     assert "ERROR : Exit Code: 305" in said  # Flower's own words, without colours
 
 
-def test_a_site_that_ended_starts_again_and_may_be_refused_twice(folder: Path, fake: Fake) -> None:
-    fake.does(f"if turn in (0, 2): {ACCEPTED}\nelse: {REFUSED}")
+def test_a_site_that_lost_its_connection_starts_again(folder: Path, fake: Fake) -> None:
+    lost = 'print("Exit Code: 305\\nThe handshake timed out"); sys.exit(1)'
+    turns = f"if turn in (0, 3): {ACCEPTED}\nelif turn == 1: {lost}\nelse: {REFUSED}"
+    fake.does(turns)
     with server() as superlink:
         error, waits = played(site_of(folder, superlink=superlink))
 
-    assert waits == [70.0] * 4
-    assert len(fake.starts) == 5
+    assert waits == [10.0, 10.0, 70.0, 10.0, 70.0]
+    assert len(fake.starts) == 6
     assert "refuses this site; see Flower's words" in str(error)
+
+
+def test_a_supernode_that_gave_up_but_does_not_end_is_ended(folder: Path, fake: Fake) -> None:
+    serving = "import threading, time; threading.Thread(target=time.sleep, args=(99,)).start()"
+    fake.does(f"{serving}\nif turn: sys.exit(3)\n{ACCEPTED}")
+    with server() as superlink:
+        error, waits = played(site_of(folder, superlink=superlink))
+
+    assert (type(error), waits) == (RunError, [10.0])
 
 
 def test_a_missing_key_is_told_from_an_unknown_one(folder: Path, fake: Fake) -> None:

@@ -1,7 +1,6 @@
 """Being a site: Flower's SuperNode, started and watched, and its refusals in plain words."""
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -25,24 +24,27 @@ from .site_log import FILE, write
 
 PROGRAMS = Path(sys.executable).parent  # Flower's lie beside this Python
 SECONDS_TO_WAIT = 70.0  # as long as the server may take the session of a dead process for alive
+SECONDS_TO_RETRY = 10.0
 SECONDS_TO_END = 10.0
-LIBC = ctypes.CDLL(None)
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 #: In Flower's words, what became of an attempt to join.
 ACCEPTED = "SuperNode ID:"
-REFUSED = "Exit Code: 305"
-WANTS_A_KEY = "[code: 2001]"
+UNCONNECTED = "Exit Code: 305"
+REFUSED = re.compile(r"\[code: ([0-9]+)\]")  # by the server
 FAILED = "Connection attempt failed"
+#: What the server refuses by: no key where it wants one; a key that it does not know or that is in
+#: use.
+NO_KEY, OTHER_KEY = "2001", "2004"
 
 
 @dataclass
 class Heard:
-    """What a SuperNode has said until it ended."""
+    """How far a SuperNode came until it ended, and by which code the server refused it."""
 
     accepted: bool = False
-    refused: bool = False
-    wants_a_key: bool = False
+    unconnected: bool = False
+    code: str = ""
 
 
 def play(site: SiteFile, wait: Callable[[float], None] = time.sleep) -> None:
@@ -66,26 +68,26 @@ def play(site: SiteFile, wait: Callable[[float], None] = time.sleep) -> None:
         raise _told(site, "; ".join(faults))
     for warning in warnings_of(site):
         tell(site, f"warning: {warning}")
-    _try_connection(site)
     waited = False
     while True:
+        _try_connection(site)
         heard = _be_supernode(site)
-        if heard.accepted:
-            tell(site, f"the SuperNode has ended; starting it again in {SECONDS_TO_WAIT:g} seconds")
-        elif not heard.refused:
-            raise _ended(site)
-        elif heard.wants_a_key:
+        if heard.code == NO_KEY:
             raise _told(site, f"{site.superlink} wants a key; set key to the one you were given")
-        elif waited:
-            raise _told(site, _why_refused(site))
-        else:
+        if heard.code and waited:
+            raise _told(site, _why_refused(site, heard.code))
+        if heard.code:
             tell(
                 site,
                 f"refused; an old session of {site.name} may still be open: trying once more in "
                 f"{SECONDS_TO_WAIT:g} seconds",
             )
-        wait(SECONDS_TO_WAIT)
-        waited = not heard.accepted
+        elif heard.accepted or heard.unconnected:
+            tell(site, f"the connection is lost; trying again in {SECONDS_TO_RETRY:g} seconds")
+        else:
+            raise _ended(site)
+        wait(SECONDS_TO_WAIT if heard.code else SECONDS_TO_RETRY)
+        waited = bool(heard.code)
 
 
 def tell(site: SiteFile, words: str) -> None:
@@ -144,14 +146,13 @@ def _be_supernode(site: SiteFile) -> Heard:
     """Run the SuperNode until it ends or this process is told to end; nothing is left running."""
     heard = Heard()
     node = subprocess.Popen(
-        command(site),
+        [sys.executable, "-m", f"{__package__}.to_the_end", *command(site)],
         env=environment(site),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C comes here alone
         umask=0o077,  # nobody else reads what is kept at the site
-        preexec_fn=_end_with_parent,
     )
     assert node.stdout is not None
     listener = threading.Thread(target=_listen, args=(site, node.stdout, heard), daemon=True)
@@ -171,8 +172,9 @@ def _listen(site: SiteFile, stream: IO[bytes], heard: Heard) -> None:
         for raw in stream:
             line = printable(COLOUR.sub("", raw.decode(errors="replace"))).rstrip()
             heard.accepted |= ACCEPTED in line
-            heard.refused |= REFUSED in line
-            heard.wants_a_key |= WANTS_A_KEY in line
+            heard.unconnected |= UNCONNECTED in line
+            if not heard.accepted and (refused := REFUSED.search(line)):
+                heard.code = refused[1]
             _record(site, line)
             if FAILED in line:
                 trouble = _trouble(site)
@@ -201,12 +203,6 @@ def _end(node: "subprocess.Popen[bytes]") -> None:
     node.wait()
 
 
-def _end_with_parent() -> None:
-    """Ask Linux to end the SuperNode, in good order, when this process is killed."""
-    if sys.platform == "linux":
-        LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
 def _record(site: SiteFile, line: str) -> None:
     """Print a line and log it; a full disk does not end a site."""
     say(line)
@@ -224,8 +220,8 @@ def _told(site: SiteFile, words: str) -> SettingsError:
     return SettingsError(words)
 
 
-def _why_refused(site: SiteFile) -> str:
-    if site.key is None:
+def _why_refused(site: SiteFile, code: str) -> str:
+    if site.key is None or code != OTHER_KEY:
         return f"{site.superlink} refuses this site; see Flower's words in {site.log / FILE}"
     return (
         f"{site.superlink} does not accept the key {site.key}: it is not registered there, or "
