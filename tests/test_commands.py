@@ -50,6 +50,7 @@ AT_ONCE = [
     ["--version"],
     ["run", "--help"],
     ["compare", "--help"],
+    ["site", "--help"],
     ["settings"],
     ["list", "experiments"],
     ["list", "variants"],
@@ -69,6 +70,8 @@ AT_ONCE = [
     ["compare", "digits", "--strategies", "fednass"],
     ["compare", "digits", "search.nods=3"],
     ["bench", "nonsense"],
+    ["site", "check", "nowhere.toml"],
+    ["site", "start", "nowhere.toml"],
     ["settings", "nods"],
 ]
 

@@ -17,6 +17,7 @@ from fedmetanas.experiments.settings import DEVICES, experiments, known_settings
 
 ENGINES = ("inline", "ray")
 BENCH_CASES = ("step", "episode", "round", "memory")
+SITE_ACTIONS = ("check", "start")
 LISTS = ("experiments", "strategies", "variants", "operations", "datasets", "runs")
 
 EXAMPLES = """\
@@ -25,6 +26,7 @@ examples:
   fedmetanas run digits rounds=5 search.nodes=3   # the same with other settings
   fedmetanas run --resume results/digits/TIME     # go on after an interruption
   fedmetanas compare digits --seeds 0,1           # set methods side by side
+  fedmetanas site check site.toml                 # look at a site's own images
   fedmetanas list experiments                     # what can be run
   fedmetanas settings search                      # what can be set in a section
 """
@@ -144,6 +146,26 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
 
     draw = commands.add_parser("draw", help="draw the cells that a run has found")
     draw.add_argument("folder", type=Path, metavar="DIR", help="the results folder of a run")
+
+    site = commands.add_parser("site", help="look at a site's own images, or be a site")
+    site.add_argument(
+        "action",
+        choices=SITE_ACTIONS,
+        metavar="ACTION",
+        help="check: read all images, say what the server would be told, and try the connection; "
+        "start: join, and stay",
+    )
+    site.add_argument("file", type=Path, metavar="FILE", help="the site's file, site.toml")
+    site.add_argument(
+        "experiment",
+        nargs="?",
+        metavar="EXPERIMENT",
+        help="for check: the experiment to rehearse, a YAML file or a name; default: images of any "
+        "size",
+    )
+    site.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for check: settings of the experiment"
+    )
 
     bench = commands.add_parser("bench", help="compare the fast code with a plain reference")
     bench.add_argument(

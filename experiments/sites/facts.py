@@ -10,18 +10,8 @@ from fedmetanas.experiments.code_digest import DIGEST
 from fedmetanas.experiments.data.registry import Dataset, Reading
 
 #: As Flower's records of settings hold them.
-Fact = (
-    int
-    | float
-    | str
-    | bytes
-    | bool
-    | list[int]
-    | list[float]
-    | list[str]
-    | list[bytes]
-    | list[bool]
-)
+Scalar = int | float | str | bytes | bool
+Fact = Scalar | list[int] | list[float] | list[str] | list[bytes] | list[bool]
 
 
 def facts_of(dataset: Dataset, name: str, disclose: str) -> dict[str, Fact]:
