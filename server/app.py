@@ -1,7 +1,10 @@
 """The ServerApp: open the experiment, make the strategy, run the loop."""
 
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -13,8 +16,9 @@ from fedmetanas.experiments.console import say
 from fedmetanas.experiments.experiment import Experiment, experiment_of
 from fedmetanas.experiments.files import alone_in, expanded
 from fedmetanas.experiments.randomness import seeded_random
-from fedmetanas.experiments.results import checkpoint
+from fedmetanas.experiments.results import checkpoint, on_superlink
 from fedmetanas.experiments.results.run_folder import make_folder
+from fedmetanas.experiments.settings import Settings
 from fedmetanas.strategies import wire
 from fedmetanas.strategies.registry import make_strategy
 from fedmetanas.strategies.state import StateError, restore
@@ -28,6 +32,7 @@ from .record import Record
 app = ServerApp()
 
 FLOWERS_SIMULATION = "flwr-simulation"  # the program that `flwr run` starts, with Ray in its folder
+FLOWERS_SERVER = "flwr-serverapp"  # the program that a SuperLink starts
 
 
 @app.main()
@@ -40,9 +45,8 @@ def main(grid: Grid, context: Context) -> None:
     chosen = settings.strategy
     with seeded_random("strategy", settings.seed, 0):
         strategy = make_strategy(chosen.name, chosen.options, experiment.plan)
-    out = str(context.run_config.get("out", ""))
     goes_on = bool(context.run_config.get("resume", False))
-    folder = expanded(out).absolute() if goes_on else make_folder(out, settings)
+    folder = results_folder(context.run_config, settings)
     with alone_in(folder, "out"):
         earlier = _earlier(folder, experiment, strategy) if goes_on else None
         record = Record(folder, experiment, strategy, earlier.round if earlier else 0)
@@ -52,6 +56,27 @@ def main(grid: Grid, context: Context) -> None:
             except ClientError as error:
                 record.on_failure(error)
                 raise
+
+
+def results_folder(run_config: Mapping[str, Any], settings: Settings) -> Path:
+    """Return the results folder of a run, made if the run is a new one.
+
+    On a SuperLink the run config has a name, and the folder of that name lies where this machine's
+    environment says. A path that was sent is not used there.
+
+    Raises
+    ------
+    SettingsError
+        If the name is none, or the folder cannot be made or is not empty.
+    """
+    out, name = str(run_config.get("out", "")), str(run_config.get("name", ""))
+    if on_superlink.RESULTS in os.environ and Path(sys.argv[0]).name == FLOWERS_SERVER:
+        name = name or on_superlink.name_of(settings.name)
+    if name:
+        if out:
+            say(f"out: not used; {on_superlink.RESULTS} says where results are on this machine")
+        out = str(on_superlink.folder_of(name))
+    return expanded(out).absolute() if run_config.get("resume") else make_folder(out, settings)
 
 
 def _earlier(folder: Path, experiment: Experiment, strategy: Strategy) -> SearchState | None:
