@@ -129,9 +129,6 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         help="with --engine superlink and --resume: sites whose data may have changed",
     )
 
-    attach = commands.add_parser("attach", help="follow a run on a SuperLink to its end")
-    attach.add_argument("folder", type=Path, metavar="DIR", help="the results folder of the run")
-
     compare = commands.add_parser("compare", help="run variants of an experiment side by side")
     _add_experiment(compare, ENGINES)
     compare.add_argument(
@@ -197,6 +194,9 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     listing.add_argument(
         "folder", nargs="?", type=Path, metavar="DIR", help="where runs are; default: results"
     )
+
+    attach = commands.add_parser("attach", help="follow a run on a SuperLink to its end")
+    attach.add_argument("folder", type=Path, metavar="DIR", help="the results folder of the run")
     return parser, commands.choices
 
 

@@ -1,18 +1,14 @@
 """Run an experiment on a SuperLink: submit it, follow it, and bring its results."""
 
 import contextlib
-import json
 import os
 import shlex
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from fedmetanas.errors import USER_ERRORS, RunError, SettingsError, UserError
+from fedmetanas.errors import RunError, SettingsError, UserError
 from fedmetanas.experiments.console import say
 from fedmetanas.experiments.entry import RECEIVED
 from fedmetanas.experiments.files import write_file
@@ -21,15 +17,14 @@ from fedmetanas.experiments.results.on_superlink import OnSuperLink
 from fedmetanas.experiments.settings import Settings
 
 from . import flower_program
-from .flower_app import make_app
 from .flower_program import UnansweredError
+from .submission import submit, withdraw, without_paths
 from .superlink_log import Log
 
 PAUSE = 2.0  # seconds after which a SuperLink is asked again
 PATIENCE = 60.0  # seconds in which a SuperLink that is away may come back
 COMPLETED, FAILED, STOPPED = (f"finished:{how}" for how in ("completed", "failed", "stopped"))
 LOOPBACK = ("localhost", "127.", "[::1]")
-STAYS = ("root", "cache")  # of the settings of the data: paths, which mean something here alone
 
 
 def start(settings: Settings, superlink: str, out: str, detach: bool) -> int:
@@ -54,15 +49,15 @@ def start(settings: Settings, superlink: str, out: str, detach: bool) -> int:
         After Ctrl-C or a signal; the message says whether the run goes on.
     """
     flower_program.address_of(superlink)
-    settings = _without_paths(settings)
+    settings = without_paths(settings)
     folder = run_folder.make_folder(out, settings)
     name = on_superlink.name_of(folder.name if out else settings.name)
     write_file(folder / run_folder.SETTINGS, settings.to_yaml().encode())
     with _detached_by_ctrl_c(folder):
         try:
-            _submit(folder, settings, OnSuperLink(superlink, name, "", goes_on=False))
+            submit(folder, settings, OnSuperLink(superlink, name, "", goes_on=False))
         except BaseException:
-            _withdraw(folder)
+            withdraw(folder)
             raise
         return _told(folder) if detach else _followed(folder)
 
@@ -109,7 +104,7 @@ def resume(
     with _detached_by_ctrl_c(folder):
         try:
             new = OnSuperLink(superlink, before.name, "", goes_on=True)
-            _submit(folder, _without_paths(settings), new, changed)
+            submit(folder, without_paths(settings), new, changed)
         except BaseException:
             on_superlink.write(folder, before)
             raise
@@ -138,47 +133,6 @@ def attach(folder: Path) -> int:
         return _followed(folder)
 
 
-def _without_paths(settings: Settings) -> Settings:
-    """Return settings without the paths of this machine, after saying that they stay here."""
-    defaults = Settings().data
-    for name in STAYS:
-        if getattr(settings.data, name) != getattr(defaults, name):
-            say(f"data.{name}: not sent; each machine has its own", stream=sys.stderr)
-    data = replace(settings.data, **{name: getattr(defaults, name) for name in STAYS})
-    return replace(settings, data=data)
-
-
-def _submit(
-    folder: Path, settings: Settings, run: OnSuperLink, changed: Sequence[str] = ()
-) -> None:
-    """Send an app and a run config; note in the folder which run that is."""
-    run_config = {
-        "settings": settings.to_yaml(),
-        "name": run.name,
-        "resume": run.goes_on,
-        "accept-changed": ",".join(changed),
-    }
-    on_superlink.write(folder, run)
-    with tempfile.TemporaryDirectory(prefix="fedmetanas-") as made, _undisturbed():
-        app, config = Path(made, "fedmetanas"), Path(made, "run-config.toml")
-        app.mkdir()
-        make_app(app)
-        # What JSON calls a text or a truth value is one of TOML.
-        values = {key: json.dumps(value, ensure_ascii=False) for key, value in run_config.items()}
-        lines = [f"{key} = {value}\n" for key, value in values.items()]
-        config.write_text("".join(lines), encoding="utf-8")
-        run_id = flower_program.submit(app, run.superlink, config)
-        on_superlink.write(folder, replace(run, run_id=run_id))
-
-
-def _withdraw(folder: Path) -> None:
-    """Take back what was noted of a run that has not begun: its folder can be used again."""
-    for name in (on_superlink.RUN, run_folder.SETTINGS):
-        (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # of somebody else, too
-        folder.rmdir()
-
-
 def _told(folder: Path) -> int:
     """Say how the run that was submitted can be followed."""
     say(f"submitted; {_attach(folder)}")
@@ -199,17 +153,18 @@ def _followed(folder: Path) -> int:
     except UnansweredError as error:
         say(f"fedmetanas: {error}; {_attach(folder)}", stream=sys.stderr)
         return RunError.exit_code
-    kind = None if status == COMPLETED else log.say_why(details) if status == FAILED else RunError
-    if kind is not None and issubclass(kind, UserError) and not run.goes_on:
-        _withdraw(folder)  # nothing has begun
+    failure = log.say_why(details) if status == FAILED else RunError
+    if issubclass(failure, UserError):
+        if not run.goes_on:
+            withdraw(folder)  # nothing has begun
         return 2
     seen = _brought(folder, run)
-    if kind is None and (run_folder.read_summary(folder) or not seen):
+    if status == COMPLETED and (run_folder.read_summary(folder) if seen else log.results):
         say(f"results: {folder}" if seen else _where(folder, run, log))
         return 0
     words = "was stopped" if status == STOPPED else "did not complete"
     say(f"fedmetanas: the run {words}; {run_folder.go_on_with(folder)}", stream=sys.stderr)
-    return 2 if kind is not None and issubclass(kind, USER_ERRORS) else RunError.exit_code
+    return failure.exit_code
 
 
 def _watched(run: OnSuperLink, log: Log) -> tuple[str, str]:
@@ -260,22 +215,12 @@ def _brought(folder: Path, run: OnSuperLink) -> bool:
 def _where(folder: Path, run: OnSuperLink, log: Log) -> str:
     """Return where the results of a run are, and how to copy them."""
     host = flower_program.address_of(run.superlink).rpartition(":")[0]
-    path, target = log.results or f"results/{run.name}", shlex.quote(str(folder))
+    path, target = log.results, shlex.quote(str(folder))
     if host.startswith(LOOPBACK):
         return f"results: {path} at the SuperLink; copy them: cp -r {shlex.quote(path)}/. {target}"
     return (
         f"results: {path} on {host}; copy them: scp -r {shlex.quote(f'{host}:{path}/*')} {target}"
     )
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let Ctrl-C and other signals wait: a run is submitted and known, or neither."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ class Log:
             self._said.add(words)
             say(words, stream=sys.stderr)
 
-    def say_why(self, otherwise: str) -> type[Exception]:
+    def say_why(self, otherwise: str) -> type[errors.UserError | errors.RunError]:
         """Say why the ServerApp failed, unless it has itself; return the kind of the error.
 
         An error of this project says all in one line. Of any other the traceback is shown.
@@ -82,7 +82,7 @@ class Log:
             self._say_once(f"{OURS}{one_line(message)}")
         else:
             say(*map(printable, self._raised or [f"{OURS}{otherwise}"]), stream=sys.stderr)
-        known = getattr(errors, name, None) if room == errors.__name__ else None
+        known = vars(errors).get(name) if room == errors.__name__ else None
         return known if isinstance(known, type) else errors.RunError
 
     def _last_words(self) -> tuple[str, str]:
