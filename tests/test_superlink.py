@@ -33,7 +33,7 @@ RUN_ID = "17"
 
 #: It notes its arguments and what lies at the paths in them, then gives the next answer in a file.
 STUB = """
-import json, pathlib, sys
+import json, os, pathlib, signal, sys
 here = pathlib.Path(__file__).parent
 command, *rest = sys.argv[1:]
 seen = {"command": command, "arguments": rest}
@@ -41,6 +41,8 @@ if command == "run":
     app = pathlib.Path(rest[0])
     seen["app"] = sorted(str(path.relative_to(app)) for path in app.rglob("*") if path.is_file())
     seen["run-config"] = pathlib.Path(rest[rest.index("--run-config") + 1]).read_text()
+    if (here / "interrupts").exists():
+        os.kill(os.getppid(), signal.SIGINT)
     seen["noted"] = [path.read_text() for path in here.glob("*/run.json")]
 with (here / "calls").open("a") as calls:
     print(json.dumps(seen), file=calls)
@@ -372,7 +374,9 @@ def test_a_connection_that_breaks_is_made_again_and_no_line_shown_twice(
 
     assert main(["attach", "out"]) == 0
 
-    assert capsys.readouterr().out.splitlines()[:-1] == ["a", "b", "c"]
+    said = capsys.readouterr()
+    assert said.out.splitlines()[:-1] == ["a", "b", "c"]
+    assert said.err == "warning: flwr ls: It is unavailable.; asking again for 60 s\n"
 
 
 def test_a_superlink_that_stays_away_is_given_up(
@@ -439,6 +443,25 @@ def test_the_signal_that_ends_a_process_asks_nobody(
     assert interrupt(monkeypatch, lambda question: "stop") == 130
 
     assert flower.calls("stop") == []
+
+
+@pytest.mark.parametrize("answers", [{}, {"run": [AWAY]}])
+def test_ctrl_c_while_a_run_is_submitted_waits_for_the_answer(
+    answers: dict[str, Any], flower: Flower, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (flower.folder / "interrupts").touch()
+    flower.answers(**answers)
+
+    code = start("--out", "out")
+
+    said, out = capsys.readouterr().err, flower.folder / "out"
+    if answers:
+        assert (code, out.exists()) == (2, False)
+        return
+    assert code == 130
+    assert f"follow it with: fedmetanas attach {out}" in said
+    assert on_superlink.read(out).run_id == RUN_ID
+    assert flower.calls("log") == []
 
 
 # Going on

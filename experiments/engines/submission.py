@@ -5,11 +5,13 @@ import json
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from fedmetanas.experiments.console import say
+from fedmetanas.experiments.entry import RECEIVED
 from fedmetanas.experiments.results import on_superlink, run_folder
 from fedmetanas.experiments.results.on_superlink import OnSuperLink
 from fedmetanas.experiments.settings import Settings
@@ -48,6 +50,8 @@ def submit(folder: Path, settings: Settings, run: OnSuperLink, changed: Sequence
     ------
     UnansweredError
         If the SuperLink does not answer, or refuses.
+    KeyboardInterrupt
+        After Ctrl-C, when the run is submitted and noted.
     """
     run_config = {
         "settings": settings.to_yaml(),
@@ -78,9 +82,15 @@ def withdraw(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let Ctrl-C and other signals wait: a run is submitted and known, or neither."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    """Let Ctrl-C, and what does the same, wait: a run is submitted and known, or neither."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, previous)
+    if asked and (RECEIVED or previous is not signal.SIG_IGN):
+        raise KeyboardInterrupt

@@ -56,7 +56,7 @@ def start(settings: Settings, superlink: str, out: str, detach: bool) -> int:
     with _detached_by_ctrl_c(folder):
         try:
             submit(folder, settings, OnSuperLink(superlink, name, "", goes_on=False))
-        except BaseException:
+        except Exception:
             withdraw(folder)
             raise
         return _told(folder) if detach else _followed(folder)
@@ -105,7 +105,7 @@ def resume(
         try:
             new = OnSuperLink(superlink, before.name, "", goes_on=True)
             submit(folder, without_paths(settings), new, changed)
-        except BaseException:
+        except Exception:
             on_superlink.write(folder, before)
             raise
         return _told(folder) if detach else _followed(folder)
@@ -175,7 +175,7 @@ def _watched(run: OnSuperLink, log: Log) -> tuple[str, str]:
     UnansweredError
         If the SuperLink is away for too long, or does not know the run.
     """
-    shown, last_answer = 0, time.monotonic()
+    shown, away_since = 0, None
     while True:
         for number, line in enumerate(flower_program.lines(run.superlink, run.run_id)):
             if number >= shown:  # it begins anew each time
@@ -183,12 +183,14 @@ def _watched(run: OnSuperLink, log: Log) -> tuple[str, str]:
                 log.take(line)
         try:
             status, details = flower_program.status(run.superlink, run.run_id)
-            last_answer = time.monotonic()
+            away_since = None
             if _is_over(status):
                 return status, details
-        except UnansweredError:
-            if time.monotonic() > last_answer + PATIENCE:
+        except UnansweredError as error:
+            away_since = away_since or time.monotonic()
+            if time.monotonic() > away_since + PATIENCE:
                 raise
+            log.warn(f"{error}; asking again for {PATIENCE:g} s")
         time.sleep(PAUSE)
 
 

@@ -59,7 +59,11 @@ class Log:
         elif words.startswith(EXITS):
             self._hidden = []
         elif level == "WARNING":
-            self._say_once(f"warning: {one_line(words)}")
+            self.warn(words)
+
+    def warn(self, words: str) -> None:
+        """Say a warning, unless it was said before."""
+        self._say_once(f"warning: {one_line(words)}")
 
     def _say_once(self, words: str) -> None:
         if words not in self._said:
