@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ RUN_ID = "17"
 
 #: It notes its arguments and what lies at the paths in them, then gives the next answer in a file.
 STUB = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 here = pathlib.Path(__file__).parent
 command, *rest = sys.argv[1:]
 seen = {"command": command, "arguments": rest}
@@ -44,6 +44,9 @@ if command == "run":
     if (here / "interrupts").exists():
         os.kill(os.getppid(), signal.SIGINT)
     seen["noted"] = [path.read_text() for path in here.glob("*/run.json")]
+if command == "log" and (here / "slow").exists():
+    (here / "slow").unlink()
+    time.sleep(0.5)
 with (here / "calls").open("a") as calls:
     print(json.dumps(seen), file=calls)
 answers = json.loads((here / "answers").read_text())
@@ -244,11 +247,17 @@ def test_a_refused_submission_leaves_a_folder_that_can_be_used(
 # What becomes of it
 
 
-def follow(flower: Flower, state: dict[str, Any], log: str, completes: bool = True) -> int:
+def follow(
+    flower: Flower,
+    state: dict[str, Any],
+    log: str,
+    completes: bool = True,
+    then: Sequence[dict[str, Any]] = (),
+) -> int:
     """Submit a run, let it end, and follow it."""
     assert start("--out", "out", "--detach") == 0
     name = on_superlink.read(flower.folder / "out").name
-    flower.answers(ls=[state], log=[log.replace("{name}", name)])
+    flower.answers(ls=[state, *then], log=[log.replace("{name}", name)])
     if completes:
         flower.completes()
     return main(["attach", "out"])
@@ -391,6 +400,15 @@ def test_a_superlink_that_stays_away_is_given_up(
     said = capsys.readouterr().err
     assert f"It is unavailable.; follow it with: fedmetanas attach {flower.folder}" in said
     assert len(flower.calls("ls")) > 1
+
+
+def test_a_superlink_is_waited_for_from_when_it_is_away(
+    flower: Flower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(superlink, "PATIENCE", 0.4)
+    (flower.folder / "slow").touch()
+
+    assert follow(flower, AWAY, "", completes=True, then=[COMPLETED]) == 0
 
 
 # Ctrl-C
