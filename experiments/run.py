@@ -5,7 +5,7 @@ import sys
 from fedmetanas.errors import RunError, SettingsError
 from fedmetanas.experiments.engines.ray import check_temporary_folder
 from fedmetanas.experiments.files import expanded
-from fedmetanas.experiments.results import run_folder
+from fedmetanas.experiments.results import on_superlink, run_folder
 from fedmetanas.experiments.results.checkpoint import resumable
 
 from .console import say
@@ -68,6 +68,8 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
 
 
 def _run(settings: Settings, engine: str, out: str, resume: bool) -> int:
+    if resume:
+        on_superlink.refuse(expanded(out))
     experiment = check(settings, engine)
     if resume:
         folder = expanded(out).absolute()

@@ -32,7 +32,11 @@ class Machines:
         (folder / "config.toml").write_text(
             f'[superlink.machines]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
         )
-        self.start("flower-superlink", "--insecure", "--port", str(self.port))
+        self.superlink()
+
+    def superlink(self) -> subprocess.Popen[bytes]:
+        database = ("--database", str(self.folder / "link.db"))
+        return self.start("flower-superlink", "--insecure", "--port", str(self.port), *database)
 
     def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         command = [str(BIN / program), *arguments]

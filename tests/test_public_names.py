@@ -58,7 +58,9 @@ def test_the_run_config_has_its_keys_and_its_defaults_load() -> None:
         "num-server-rounds": 0,
         "settings": "",
         "out": "",
+        "name": "",
         "resume": False,
+        "accept-changed": "",
     }
     assert from_run_config(run_config).name == "digits"
 

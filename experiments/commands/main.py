@@ -6,6 +6,7 @@ Help and errors of usage are answered before anything is imported that takes lon
 import argparse
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ examples:
   fedmetanas run digits                           # search, train and test a network
   fedmetanas run digits rounds=5 search.nodes=3   # the same with other settings
   fedmetanas run --resume results/digits/TIME     # go on after an interruption
+  fedmetanas run digits --engine superlink --superlink NAME   # on machines of their own
   fedmetanas compare digits --seeds 0,1           # set methods side by side
   fedmetanas site check site.toml                 # look at a site's own images
   fedmetanas list experiments                     # what can be run
@@ -101,7 +103,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
 
     run = commands.add_parser("run", help="run an experiment")
-    _add_experiment(run, nargs="?")
+    _add_experiment(run, (*ENGINES, "superlink"), nargs="?")
     place = run.add_mutually_exclusive_group()
     place.add_argument(
         "--out",
@@ -110,9 +112,27 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         help="a new or empty folder for the results; default: results/EXPERIMENT/TIME",
     )
     place.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
+    run.add_argument(
+        "--superlink",
+        default="",
+        metavar="NAME",
+        help="with --engine superlink: the connection [superlink.NAME] in $FLWR_HOME/config.toml, "
+        "by default ~/.flwr/config.toml",
+    )
+    run.add_argument(
+        "--detach",
+        action="store_true",
+        help="with --engine superlink: submit the run and end; see `fedmetanas attach`",
+    )
+    run.add_argument(
+        "--accept-changed",
+        default="",
+        metavar="NAME,...",
+        help="with --engine superlink and --resume: sites whose data may have changed",
+    )
 
     compare = commands.add_parser("compare", help="run variants of an experiment side by side")
-    _add_experiment(compare)
+    _add_experiment(compare, ENGINES)
     compare.add_argument(
         "--strategies",
         default="fedmetanas,fednas,fedavg,perfedavg,random",
@@ -196,11 +216,17 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     listing.add_argument(
         "folder", nargs="?", type=Path, metavar="DIR", help="where runs are; default: results"
     )
+
+    attach = commands.add_parser("attach", help="follow a run on a SuperLink to its end")
+    attach.add_argument("folder", type=Path, metavar="DIR", help="the results folder of the run")
     return parser, commands.choices
 
 
-def _add_experiment(command: argparse.ArgumentParser, **options: Any) -> None:
-    """Add what says which experiment is run, and where."""
+def _add_experiment(
+    command: argparse.ArgumentParser, engines: Sequence[str], **options: Any
+) -> None:
+    """Add what says which experiment is run, and by which of some engines."""
+    elsewhere = ", or on machines of their own (superlink)" if "superlink" in engines else ""
     names = ", ".join(experiments())
     words = f"a YAML file, or one of {names}"
     command.add_argument("experiment", metavar="EXPERIMENT", help=words, **options)
@@ -212,9 +238,10 @@ def _add_experiment(command: argparse.ArgumentParser, **options: Any) -> None:
     )
     command.add_argument(
         "--engine",
-        choices=ENGINES,
+        choices=engines,
         default="ray",
-        help="clients in processes side by side (ray) or all in this one (inline); default: ray",
+        help="clients in processes side by side (ray) or all in this one (inline)"
+        f"{elsewhere}; default: ray",
     )
 
 

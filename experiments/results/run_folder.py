@@ -17,6 +17,8 @@ from fedmetanas.experiments.settings import Settings, from_yaml, read_text
 from fedmetanas.search_space.genotype import Genotype, load_weights
 from fedmetanas.search_space.supernet import Network, Weights
 
+from . import on_superlink
+
 SETTINGS = "settings.yaml"
 METRICS = "metrics.jsonl"
 GENOTYPE = "genotype.json"
@@ -73,7 +75,8 @@ def _timed_folder(parent: Path) -> Path:
 
 def go_on_with(folder: Path) -> str:
     """Return words that name the command which goes on with the run in a folder."""
-    return f"go on with: fedmetanas run --resume {shlex.quote(str(folder))}"
+    engine = " --engine superlink" if (folder / on_superlink.RUN).exists() else ""
+    return f"go on with: fedmetanas run --resume {shlex.quote(str(folder))}{engine}"
 
 
 def stopped(folder: Path) -> str:

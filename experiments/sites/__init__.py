@@ -1,4 +1,1 @@
-"""A site: a person's own machine with images of its own, and what is said, kept and logged there.
-
-Nothing here is imported by what runs on the server.
-"""
+"""Sites, machines of their own with images of their own: what one is told, says, logs and runs."""
