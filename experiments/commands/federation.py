@@ -1,0 +1,77 @@
+"""``fedmetanas federation``: make a federation of sites, change who is in it, and serve it."""
+
+import argparse
+import shlex
+import sys
+import time
+
+from fedmetanas.errors import RunError
+from fedmetanas.experiments.console import one_line, say
+from fedmetanas.experiments.entry import importing
+from fedmetanas.experiments.files import expanded
+
+with importing():
+    from fedmetanas.experiments.federation import folder, nodes, server
+
+REGISTERING = 30.0  # seconds in which a server that runs registers a key
+
+
+def main(options: argparse.Namespace) -> int:
+    """Do what one of the words behind ``federation`` says."""
+    try:
+        return {"init": _init, "add": _add, "remove": _remove, "up": _up}[options.action](options)
+    except RunError as error:
+        say(f"fedmetanas: {one_line(error)}", stream=sys.stderr)
+        return error.exit_code
+
+
+def _init(options: argparse.Namespace) -> int:
+    root = expanded(options.folder, "DIR")
+    sites = [name.strip() for name in options.sites.split(",")]
+    made = folder.create(root, sites, options.address, options.port)
+    say(
+        f"made {made.root}, good until {made.until:%Y-%m-%d}:",
+        f"  kits/       a folder for each of {', '.join(made.sites)}: hand it over by a safe way",
+        "  server/     what the server needs; README.md says how to start it with the machine",
+        "  authority/  ca.key signed the server's certificate: keep it secret, or elsewhere",
+        f"the server: fedmetanas federation up {shlex.quote(str(options.folder))}",
+    )
+    if not made.addresses:
+        say("without --address only sites on this machine can join")
+    return 0
+
+
+def _add(options: argparse.Namespace) -> int:
+    federation = _opened(options)
+    until = federation.until
+    folder.add(federation, options.name)
+    say(
+        f"made {federation.kit(options.name)}; the certificate in it is good until {until:%Y-%m-%d}"
+    )
+    with folder.held(federation) as down:
+        if down:
+            say(f"{options.name} may join when the server is up")
+            return 0
+    ends = time.monotonic() + REGISTERING
+    while options.name not in nodes.read_nodes(federation):
+        if time.monotonic() > ends:
+            raise RunError(f"the server that runs does not register {options.name}; see its lines")
+        time.sleep(0.2)
+    say(f"{options.name} may join")
+    return 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    federation = _opened(options)
+    if not folder.remove(federation, options.name):
+        say(f"{federation.kit(options.name)} holds more than its kit, and stays")
+    say(f"removed the key of {options.name}; a server that runs refuses it within seconds")
+    return 0
+
+
+def _up(options: argparse.Namespace) -> int:
+    return server.serve(_opened(options))
+
+
+def _opened(options: argparse.Namespace) -> folder.Federation:
+    return folder.opened(expanded(options.folder, "DIR"))
