@@ -5,13 +5,13 @@ import shlex
 import sys
 import time
 
-from fedmetanas.errors import RunError
+from fedmetanas.errors import RunError, SettingsError
 from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.entry import importing
 from fedmetanas.experiments.files import expanded
 
 with importing():
-    from fedmetanas.experiments.federation import folder, nodes, server
+    from fedmetanas.experiments.federation import folder, local, nodes, server
 
 REGISTERING = 30.0  # seconds in which a server that runs registers a key
 
@@ -70,6 +70,10 @@ def _remove(options: argparse.Namespace) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
+    if options.local is not None:
+        return local.play(expanded(options.folder or options.local, "DIR"))
+    if options.folder is None:
+        raise SettingsError("up: name the folder of a federation, or give --local")
     return server.serve(_opened(options))
 
 

@@ -15,6 +15,8 @@ from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.entry import importing, stopped_code
 from fedmetanas.experiments.settings import DEVICES, experiments, known_settings, nearest
 
+from .federation_arguments import add_federation
+
 ENGINES = ("inline", "ray")
 BENCH_CASES = ("step", "episode", "round", "memory")
 LISTS = ("experiments", "strategies", "variants", "operations", "datasets", "runs")
@@ -164,7 +166,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-    _add_federation(commands.add_parser("federation", help="make and serve a federation of sites"))
+    add_federation(commands.add_parser("federation", help="make and serve a federation of sites"))
 
     settings = commands.add_parser("settings", help="say what can be set, and what it means")
     settings.add_argument(
@@ -196,42 +198,6 @@ def _add_experiment(command: argparse.ArgumentParser, **options: Any) -> None:
         default="ray",
         help="clients in processes side by side (ray) or all in this one (inline); default: ray",
     )
-
-
-def _add_federation(command: argparse.ArgumentParser) -> None:
-    """Add what can be done with a federation."""
-    actions = command.add_subparsers(required=True, dest="action", metavar="ACTION")
-    init = actions.add_parser("init", help="make certificates, keys, and a kit for every site")
-    init.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
-    init.add_argument(
-        "--sites", required=True, metavar="NAME,...", help="names of the sites; more can be added"
-    )
-    init.add_argument(
-        "--address",
-        action="append",
-        default=[],
-        metavar="NAME_OR_IP",
-        help="where sites find the server, may be given again; default: only on this machine",
-    )
-    init.add_argument(
-        "--port", type=_port, default=9092, metavar="N", help="of the server; default: 9092"
-    )
-    for name, about in (
-        ("add", "make key and kit of a further site"),
-        ("remove", "remove a site, or a key that is lost"),
-    ):
-        change = actions.add_parser(name, help=about)
-        change.add_argument("folder", type=Path, metavar="DIR", help="of the federation")
-        change.add_argument("name", metavar="NAME", help="of the site")
-    up = actions.add_parser("up", help="start the server, until Ctrl-C")
-    up.add_argument("folder", type=Path, metavar="DIR", help="of the federation")
-
-
-def _port(text: str) -> int:
-    """Read the number of a port."""
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 to 65535; found {text!r}")
-    return int(text)
 
 
 def _count(text: str) -> int:

@@ -83,6 +83,6 @@ def _flwr(environment: Mapping[str, str], command: str, *arguments: str) -> dict
     except ValueError:
         found = {"error-message": answer.stderr or answer.stdout}
     if answer.returncode or not isinstance(found, dict) or not found.get("success"):
-        words = found.get("error-message", "") if isinstance(found, dict) else answer.stdout
-        raise RunError(f"`flwr supernode {command} {arguments[0]}` failed: {one_line(words)}")
+        why = found.get("error-message", "") if isinstance(found, dict) else answer.stdout
+        raise RunError(f"`flwr supernode {command} {arguments[0]}` failed: {one_line(why)}")
     return found

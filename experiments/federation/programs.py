@@ -1,19 +1,22 @@
 """Programs of the environment in which this package is installed, and what they are told."""
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fedmetanas.errors import SettingsError
 
 GRACE = 10.0  # seconds in which a program may end in good order
+
+LIBC = ctypes.CDLL(None)
 
 BIN = Path(sys.executable).parent
 #: Where programs are looked for: beside this interpreter, whatever PATH says.
@@ -44,37 +47,48 @@ def start(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
     **options
         Of :class:`subprocess.Popen`.
     """
-    # This process blocks signals so that one thread takes them, and a program inherits the mask.
-    ending = {signal.SIGTERM, signal.SIGHUP}
-    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
-    try:
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True, **options)
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, mask & ending)
+    # Signals that this process blocks, since one thread takes them, are not blocked in a child
+    # that runs a function first: see entry.py.
+    return subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+        **options,
+    )
 
 
-def end(programs: Iterable[subprocess.Popen[bytes]]) -> None:
-    """End programs, one behind the other, and whatever they have started.
+def _end_with_parent() -> None:
+    """Ask Linux to end this process, in good order, when the one that started it is killed."""
+    if sys.platform == "linux":
+        LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def end(programs: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End programs, and whatever they have started.
 
     Parameters
     ----------
-    programs : iterable of Popen
-        Each gets SIGTERM, and `GRACE` seconds to end in good order. Flower's processes look whether
-        the one that started them is still there, and end by themselves. What is left is killed.
+    programs : sequence of Popen
+        Each gets SIGTERM, and all have `GRACE` seconds to end in good order. Flower's processes
+        look whether the one that started them is still there, and end by themselves. What is left
+        is killed.
     """
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not hasten it
     try:
+        started = [number for one in programs for number in _started_by(one.pid)]
         for one in programs:
-            started = _started_by(one.pid)
-            ends = time.monotonic() + GRACE
             one.terminate()
+        ends = time.monotonic() + GRACE
+        for one in programs:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                one.wait(GRACE)
-            while any(map(_runs, started)) and time.monotonic() < ends:
-                time.sleep(0.1)
-            for number in filter(_runs, started):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
+                one.wait(max(0, ends - time.monotonic()))
+        while any(map(_runs, started)) and time.monotonic() < ends:
+            time.sleep(0.1)
+        for number in filter(_runs, started):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        for one in programs:
             one.kill()
             one.wait()
     finally:

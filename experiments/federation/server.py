@@ -22,7 +22,7 @@ from .programs import PATH, end, start
 STARTING = 60.0  # seconds until the server must answer
 WATCHING = 2.0  # seconds between two looks at the keys
 CONTROL = "/v1/control/list-nodes"
-ELSEWHERE = "192.0.2.1"  # an address that no machine has (RFC 5737)
+ELSEWHERE = "192.0.2.1"  # an address of no machine, kept for documents (RFC 5737)
 
 
 def serve(federation: Federation) -> int:
