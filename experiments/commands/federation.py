@@ -13,7 +13,7 @@ from fedmetanas.experiments.files import expanded
 with importing():
     from fedmetanas.experiments.federation import folder, local, nodes, server
 
-REGISTERING = 30.0  # seconds in which a server that runs registers a key
+REGISTERING = 30.0  # seconds in which a server that runs takes note of a key
 
 
 def main(options: argparse.Namespace) -> int:
@@ -48,16 +48,7 @@ def _add(options: argparse.Namespace) -> int:
     say(
         f"made {federation.kit(options.name)}; the certificate in it is good until {until:%Y-%m-%d}"
     )
-    with folder.held(federation) as down:
-        if down:
-            say(f"{options.name} may join when the server is up")
-            return 0
-    ends = time.monotonic() + REGISTERING
-    while options.name not in nodes.read_nodes(federation):
-        if time.monotonic() > ends:
-            raise RunError(f"the server that runs does not register {options.name}; see its lines")
-        time.sleep(0.2)
-    say(f"{options.name} may join")
+    _registered(federation, options.name, f"{options.name} may join")
     return 0
 
 
@@ -65,8 +56,24 @@ def _remove(options: argparse.Namespace) -> int:
     federation = _opened(options)
     if not folder.remove(federation, options.name):
         say(f"{federation.kit(options.name)} holds more than its kit, and stays")
-    say(f"removed the key of {options.name}; a server that runs refuses it within seconds")
+    _registered(federation, options.name, f"{options.name} may join no more")
     return 0
+
+
+def _registered(federation: folder.Federation, name: str, words: str) -> None:
+    """Wait until a server that runs has taken note of what became of a key."""
+    with folder.held(federation) as down:
+        if down:
+            say(f"{words}, when the server is up")
+            return
+    ends = time.monotonic() + REGISTERING
+    while name in federation.removed or (
+        (name in federation.sites) != (name in nodes.read_nodes(federation))
+    ):
+        if time.monotonic() > ends:
+            raise RunError(f"the server that runs takes no note of {name}; see what it says")
+        time.sleep(0.2)
+    say(words)
 
 
 def _up(options: argparse.Namespace) -> int:
