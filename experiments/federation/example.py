@@ -9,7 +9,7 @@ from fedmetanas.experiments.files import unwritable
 from .folder import Federation, create
 from .kits import write
 
-EXPERIMENT = "experiment.yaml"
+EXPERIMENT = "sites.yaml"
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 #: Of every site, how many of ten images of a class it has; the third has no nine.
 SHARES = {

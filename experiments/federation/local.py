@@ -1,16 +1,19 @@
 """A whole federation on this machine: its server, all its sites, and one run over them."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 from fedmetanas.errors import SettingsError
 from fedmetanas.experiments.console import say
 
 from .example import EXPERIMENT, make_example
-from .folder import opened
+from .folder import Federation, opened
 from .nodes import CONNECTION
 from .programs import end, program, start
 from .server import running, surroundings
+
+OUTPUT = "output"  # a file in a site's kit
 
 
 def play(root: Path) -> int:
@@ -38,18 +41,31 @@ def play(root: Path) -> int:
             f"--local: {root} is not a federation to try, of which all is on this machine; name a "
             "new folder, which is made"
         )
-    fedmetanas = program("fedmetanas")
-    started: list[subprocess.Popen[bytes]] = []
     with running(federation):
+        sites: dict[str, subprocess.Popen[bytes]] = {}
         try:
-            say(f"starting {', '.join(federation.sites)}; their logs are in {root / 'kits'}")
             for name in federation.sites:
-                site = [fedmetanas, "site", "start", str(federation.kit(name) / "site.toml")]
-                started.append(start(site, stdout=subprocess.DEVNULL))  # it is in its log
-            words = [fedmetanas, "run", str(experiment)]
+                sites[name] = _start_site(federation, name)
+            say(f"started {', '.join(sites)}; what they say is in {root / 'kits'}/NAME/{OUTPUT}")
+            words = [program("fedmetanas"), "run", str(experiment)]
             words += ["--engine", "superlink", "--superlink", CONNECTION]
             run = start(words, env=surroundings(federation))
-            started.insert(0, run)
-            return run.wait()
+            try:
+                code = run.wait()
+            finally:
+                end([run])
+            for name, site in sites.items():
+                if site.poll() is not None:
+                    where = federation.kit(name) / OUTPUT
+                    say(f"{name} ended by itself; see {where}", stream=sys.stderr)
+            return code
         finally:
-            end(started)
+            end([*sites.values()])
+
+
+def _start_site(federation: Federation, name: str) -> subprocess.Popen[bytes]:
+    """Start a site as its own machine would; what it says goes to a file in its kit."""
+    kit = federation.kit(name)
+    with (kit / OUTPUT).open("wb") as output:
+        words = [program("fedmetanas"), "site", "start", str(kit / "site.toml")]
+        return start(words, stdout=output, stderr=output)
