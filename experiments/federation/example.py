@@ -19,7 +19,7 @@ SHARES = {
 }
 SETTINGS = f"""\
 # A run over the sites of this federation. `fedmetanas settings` says what else can be set.
-rounds: 8
+rounds: 5
 sites: [{", ".join(SHARES)}]
 
 data:
@@ -32,10 +32,10 @@ search:
   channels: 8
   layers: 2
   tau_end: 0.005
-  tau_rounds: 4
+  tau_rounds: 2
 
 client:
-  episodes: 20
+  episodes: 40
   batch_size: 16
   outer_lr: 0.5
   weight_decay: 0.001
@@ -44,7 +44,7 @@ client:
   outer_alpha_lr: 0.05
 
 evaluation:
-  every: 8
+  every: 5
 """
 
 
