@@ -30,7 +30,7 @@ def _init(options: argparse.Namespace) -> int:
     sites = [name.strip() for name in options.sites.split(",")]
     made = folder.create(root, sites, options.address, options.port)
     say(
-        f"made {made.root}, good until {made.until:%Y-%m-%d}:",
+        f"made {made.root}, good until {made.good_until():%Y-%m-%d}:",
         f"  kits/       a folder for each of {', '.join(made.sites)}: hand it over by a safe way",
         "  server/     what the server needs; README.md says how to start it with the machine",
         "  authority/  ca.key signed the server's certificate: keep it secret, or elsewhere",
@@ -43,7 +43,7 @@ def _init(options: argparse.Namespace) -> int:
 
 def _add(options: argparse.Namespace) -> int:
     federation = _opened(options)
-    until = federation.until
+    until = federation.good_until()
     folder.add(federation, options.name)
     say(
         f"made {federation.kit(options.name)}; the certificate in it is good until {until:%Y-%m-%d}"
@@ -81,7 +81,7 @@ def _up(options: argparse.Namespace) -> int:
         return local.play(expanded(options.folder or options.local, "DIR"))
     if options.folder is None:
         raise SettingsError("up: name the folder of a federation, or give --local")
-    return server.serve(_opened(options))
+    server.serve(_opened(options))
 
 
 def _opened(options: argparse.Namespace) -> folder.Federation:

@@ -77,9 +77,14 @@ class Federation:
         """The names whose keys were removed, and that the server does not know of yet, sorted."""
         return sorted(path.stem for path in (self.server / "keys").glob("*.removed"))
 
-    @property
-    def until(self) -> datetime:
-        """The time until which both certificates are good."""
+    def good_until(self) -> datetime:
+        """Return the time (UTC) until which sites can know the server.
+
+        Raises
+        ------
+        SettingsError
+            As :func:`.authority.good_until`, of either certificate.
+        """
         return min(good_until(self.server / name) for name in ("ca.crt", "server.crt"))
 
     def public_key(self, name: str) -> Path:
@@ -134,7 +139,7 @@ def create(root: Path, sites: Sequence[str], addresses: Sequence[str], port: int
             unit=shlex.quote(str(unit)),
             user=str(os.getuid()),
             port=str(port),
-            until=f"{federation.until:%Y-%m-%d}",
+            until=f"{federation.good_until():%Y-%m-%d}",
         )
         for name in sites:
             _make_site(federation, name)
@@ -244,7 +249,7 @@ def _make_site(federation: Federation, name: str) -> None:
             "site",
             name=name,
             superlink=f"{address}:{federation.port}",
-            until=f"{federation.until:%Y-%m-%d}",
+            until=f"{federation.good_until():%Y-%m-%d}",
             version=__version__,
         )
     write(federation.public_key(name), pair.public)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from fedmetanas.errors import RunError, SettingsError
 from fedmetanas.experiments.console import one_line, say
@@ -25,17 +26,17 @@ CONTROL = "/v1/control/list-nodes"
 ELSEWHERE = "192.0.2.1"  # an address of no machine, kept for documents (RFC 5737)
 
 
-def serve(federation: Federation) -> int:
-    """Serve a federation until this process is stopped; return the exit code if it ends by itself.
+def serve(federation: Federation) -> NoReturn:
+    """Serve a federation until this process is stopped.
 
     Raises
     ------
     SettingsError
         If it cannot start: its certificate has expired, its port is in use, it runs already.
     RunError
-        If Flower's SuperLink does not come up, or refuses a key.
+        If Flower's SuperLink does not come up, refuses a key, or ends by itself.
     """
-    until = federation.until
+    until = federation.good_until()
     with running(federation) as server:
         say(
             f"server: {', '.join(federation.addresses) or 'this machine alone'}, "
@@ -54,7 +55,7 @@ def serve(federation: Federation) -> int:
 @contextmanager
 def running(federation: Federation) -> Iterator[subprocess.Popen[bytes]]:
     """Start the server and register all keys; end it, and all that it started, in the end."""
-    federation.until  # noqa: B018  # is checked
+    federation.good_until()  # or there is no use in starting
     with held(federation) as ours:
         if not ours:
             raise SettingsError(f"a server runs already in {federation.server}")
@@ -110,9 +111,11 @@ def _check_port(host: str, port: int) -> None:
 
 def _write_connection(federation: Federation) -> None:
     """Write the file in which Flower's commands find the server, and make its other folders."""
-    for name in ("flwr", "state"):
-        (federation.server / name).mkdir(mode=0o700, exist_ok=True)
-    federation.results.mkdir(mode=0o700, exist_ok=True)
+    for folder in (federation.server / "flwr", federation.server / "state", federation.results):
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
     certificate = str(federation.server / "ca.crt").replace("\\", "\\\\").replace('"', '\\"')
     text = (
         f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
