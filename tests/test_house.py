@@ -39,7 +39,7 @@ FLOORS = (
     ("experiments.results",),
     ("experiments.engines",),
     ("experiments.report",),
-    ("experiments.run", "experiments.trial"),
+    ("experiments.run", "experiments.trial", "experiments.federation"),
     ("experiments.comparison",),
     ("experiments.commands",),
     ("benchmarks",),

@@ -16,6 +16,8 @@ from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.entry import importing, stopped_code
 from fedmetanas.experiments.settings import DEVICES, experiments, known_settings, nearest
 
+from .federation_arguments import add_federation
+
 ENGINES = ("inline", "ray")
 BENCH_CASES = ("step", "episode", "round", "memory")
 SITE_ACTIONS = ("check", "start")
@@ -205,6 +207,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "--device", choices=DEVICES, default="cpu", help="where to compute; default: cpu"
     )
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    add_federation(commands.add_parser("federation", help="make and serve a federation of sites"))
 
     settings = commands.add_parser("settings", help="say what can be set, and what it means")
     settings.add_argument(

@@ -7,6 +7,7 @@
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fedmetanas.experiments.settings import known_sections, known_settings
 
@@ -30,19 +31,23 @@ def cli() -> str:
         "",
         "`--help` behind a command says the same as this page, `--version` which version this is.",
     ]
-    whole, commands = parsers()
-    about = dict(_help_of_commands(whole))
-    for name, parser in commands.items():
-        lines += ["", f"## {name}", "", f"{_sentence(about[name])}", ""]
+    whole, _ = parsers()
+    for name, about, parser in _each(whole):
+        lines += ["", f"## {name}", "", f"{_sentence(about)}", ""]
         lines += ["| argument | meaning |", "|---|---|"]
         lines += [f"| {words} | {meaning} |" for words, meaning in _arguments(parser)]
     return "\n".join(lines) + "\n"
 
 
-def _help_of_commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+def _each(parser: argparse.ArgumentParser, above: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Yield of every command its name, what it is for, and its parser; of one, its actions."""
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            yield from ((one.dest, one.help or "") for one in action._choices_actions)
+        if not isinstance(action, argparse._SubParsersAction):
+            continue
+        about = {one.dest: one.help or "" for one in action._choices_actions}
+        for name, inner in action.choices.items():
+            actions = list(_each(inner, f"{name} "))
+            yield from actions or [(f"{above}{name}", about[name], inner)]
 
 
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:

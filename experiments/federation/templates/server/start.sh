@@ -1,0 +1,4 @@
+#!/bin/sh
+# Serves the federation until it is stopped.
+set -eu
+exec $fedmetanas federation up "$$(dirname -- "$$0")/.."
