@@ -60,9 +60,9 @@ def main(grid: Grid, context: Context) -> None:
     chosen = settings.strategy
     with seeded_random("strategy", settings.seed, 0):
         strategy = make_strategy(chosen.name, chosen.options, experiment.plan)
-    folder, goes_on = _folder(config, settings, has_own)
+    folder = results_folder(config, settings, has_own)
     with alone_in(folder, "out"):
-        saved = _saved(folder, experiment) if goes_on else None
+        saved = _saved(folder, experiment) if config.get("resume") else None
         earlier = _restored(folder, saved, strategy) if saved else None
         accepted = str(config.get("accept-changed", ""))
         nodes = _nodes(grid, experiment, has_own, saved, accepted)
@@ -98,15 +98,31 @@ def _on_server(grid: Grid, config: Mapping[str, Any]) -> Experiment:
     return open_on_server(settings)
 
 
-def _folder(config: Mapping[str, Any], settings: Settings, has_own: bool) -> tuple[Path, bool]:
-    """Return the results folder, and whether a run there is to go on."""
-    goes_on, out = bool(config.get("resume", False)), str(config.get("out", ""))
+def results_folder(config: Mapping[str, Any], settings: Settings, has_own: bool) -> Path:
+    """Return the results folder of a run, made if the run is a new one.
+
+    Parameters
+    ----------
+    config : mapping
+        Flower's run config.
+    settings : Settings
+        For the experiment's name.
+    has_own : bool
+        Whether nodes are machines of their own. Then the run has a name, the folder of that name
+        lies where this machine's environment says, and a path that was sent is not used.
+
+    Raises
+    ------
+    SettingsError
+        If the name is none, or the folder cannot be made or is not empty.
+    """
+    out = str(config.get("out", ""))
     if has_own:
         if out:
             say("out is left out: no path comes over the network", stream=sys.stderr)
         name = str(config.get("name", "")) or on_superlink.name_of(settings.name)
         out = str(on_superlink.folder_of(name))
-    return (expanded(out).absolute() if goes_on else make_folder(out, settings)), goes_on
+    return expanded(out).absolute() if config.get("resume") else make_folder(out, settings)
 
 
 def _saved(folder: Path, experiment: Experiment) -> Checkpoint | None:

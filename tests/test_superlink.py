@@ -571,20 +571,19 @@ def test_a_server_writes_where_its_environment_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FEDMETANAS_RESULTS", str(tmp_path / "there"))
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/flwr-serverapp"])
     settings, sent = load("digits"), str(tmp_path / "sent")
 
-    named = app.results_folder({"name": "mine", "out": sent}, settings)
-    unnamed = app.results_folder({"out": sent}, settings)
+    named = app.results_folder({"name": "mine", "out": sent}, settings, has_own=True)
+    unnamed = app.results_folder({"out": sent}, settings, has_own=True)
 
     assert named == tmp_path / "there" / "mine"
     assert unnamed.parent == tmp_path / "there"
-    assert capsys.readouterr().out.count("out: not used") == 2
+    assert capsys.readouterr().err.count("out is left out") == 2
     assert not (tmp_path / "sent").exists()
-    assert app.results_folder({"name": "mine", "resume": True}, settings) == named
+    assert app.results_folder({"name": "mine", "resume": True}, settings, has_own=True) == named
     for name in ("../x", "/x", "a/b", "-x", "x" * 121, "x\n"):
         with pytest.raises(SettingsError, match="name: expected"):
-            app.results_folder({"name": name}, settings)
+            app.results_folder({"name": name}, settings, has_own=True)
 
 
 def test_a_simulation_writes_where_it_is_told(
@@ -592,6 +591,6 @@ def test_a_simulation_writes_where_it_is_told(
 ) -> None:
     monkeypatch.setenv("FEDMETANAS_RESULTS", str(tmp_path / "there"))
 
-    told = app.results_folder({"out": str(tmp_path / "out"), "name": ""}, load("digits"))
+    told = app.results_folder({"out": str(tmp_path / "out"), "name": ""}, load("digits"), False)
 
     assert told == tmp_path / "out"

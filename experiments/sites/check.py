@@ -64,4 +64,4 @@ def _lines(dataset: Dataset, site: SiteFile) -> Iterator[str]:
         yield f"  skipped: {files:,} {reason}"
     yield "the server would be told, and nothing else:"
     for key, value in facts_of(dataset, site.name, site.disclose).items():
-        yield f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+        yield f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value!s}"
