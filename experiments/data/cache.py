@@ -233,7 +233,7 @@ def _write(dataset: Dataset, folder: Path) -> None:
     for name, part in (("train", dataset.train), ("test", dataset.test)):
         np.save(folder / f"{name}_images.npy", part.images, allow_pickle=False)
         np.save(folder / f"{name}_labels.npy", part.labels, allow_pickle=False)
-    reading = dataset.reading and asdict(dataset.reading)
+    reading = asdict(dataset.reading) if dataset.reading else None
     text = _sealed(dataset.classes, _digest(folder, dataset.classes), reading)
     (folder / "meta.json").write_text(text, encoding="utf-8")
     for file in folder.iterdir():
