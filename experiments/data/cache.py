@@ -7,7 +7,7 @@ made from; changed files give another folder. A digest of its files shows a pixe
 A process at a site may live for one message, so that opening must cost little. The files that a
 dataset is made from are listed each time, with what the file system says about each: 10,000 files
 take some 50 ms. The arrays are not read: they are hashed again only if the file system says that
-their files are no longer those that were hashed before.
+their files changed after they were last hashed, which is when ``meta.json`` was last touched.
 
 What is in the cache is as private as the images are: only its owner may read it.
 """
@@ -155,12 +155,18 @@ def _state(status: os.stat_result) -> list[int]:
 def _open_folder(folder: Path) -> Dataset | None:
     """Map a decoded dataset into memory; None if it is missing or damaged."""
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        states = [_state((folder / f"{name}.npy").stat()) for name in ARRAYS]
-        known = meta["states"] == states
-        hashes = meta["hashes"] if known else _hashes(folder)
-        if meta["digest"] != _digest(meta["classes"], hashes):
+        text = (folder / "meta.json").read_text(encoding="utf-8")
+        meta = json.loads(text)
+        if text != _sealed(meta["classes"], meta["digest"], meta["reading"]):
             return None
+        changed = _last_change(folder)
+        hashed = (folder / "meta.json").stat().st_mtime_ns
+        if not changed + TICKS_NS < hashed <= time.time_ns():
+            if meta["digest"] != _digest(folder, meta["classes"]):
+                return None
+            if changed == _last_change(folder):
+                with contextlib.suppress(OSError):  # the cache may be for reading only
+                    os.utime(folder / "meta.json")
         arrays = [
             np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS
         ]
@@ -170,11 +176,15 @@ def _open_folder(folder: Path) -> Dataset | None:
         check(dataset, folder.name)
     except Exception:  # whatever is wrong with the files, the remedy is to build them again
         return None
-    last_change = max(max(state[2:]) for state in states)
-    if not known and last_change < time.time_ns() - TICKS_NS:
-        with contextlib.suppress(OSError):  # the cache may be for reading only
-            _write_meta(folder, {**meta, "hashes": hashes, "states": states})
     return dataset
+
+
+def _last_change(folder: Path) -> int:
+    """Return when a file of an array last changed in any way, in ns; nobody can set this time.
+
+    That of a copy is when it was made, and so later than what ``meta.json`` says by its own.
+    """
+    return max((folder / f"{name}.npy").stat().st_ctime_ns for name in ARRAYS)
 
 
 def _reading(facts: dict[str, Any] | None) -> Reading | None:
@@ -225,37 +235,25 @@ def _write(dataset: Dataset, folder: Path) -> None:
     for name, part in (("train", dataset.train), ("test", dataset.test)):
         np.save(folder / f"{name}_images.npy", part.images, allow_pickle=False)
         np.save(folder / f"{name}_labels.npy", part.labels, allow_pickle=False)
-    for name in ARRAYS:
-        (folder / f"{name}.npy").chmod(PRIVATE_FILE)
-    hashes = _hashes(folder)
-    meta = {
-        "classes": dataset.classes,
-        "reading": dataset.reading and asdict(dataset.reading),
-        "digest": _digest(dataset.classes, hashes),
-        "hashes": hashes,
-        "states": [],  # of the files, as they were last hashed; see `_state`
-    }
-    _write_meta(folder, meta)
+    reading = asdict(dataset.reading) if dataset.reading else None
+    text = _sealed(dataset.classes, _digest(folder, dataset.classes), reading)
+    (folder / "meta.json").write_text(text, encoding="utf-8")
+    for file in folder.iterdir():
+        file.chmod(PRIVATE_FILE)
 
 
-def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    write_private(folder / "meta.json", json.dumps(meta).encode())
+def _sealed(classes: Sequence[str], digest: str, reading: dict[str, Any] | None) -> str:
+    """Return what is said of the arrays, as JSON, with a digest of it: no byte of it may change."""
+    facts = {"classes": classes, "digest": digest, "reading": reading}
+    return json.dumps(facts | {"seal": hashlib.sha256(json.dumps(facts).encode()).hexdigest()})
 
 
-def _hashes(folder: Path) -> list[str]:
-    """Return a hash of each array's file."""
-    hashes = []
+def _digest(folder: Path, classes: Sequence[str]) -> str:
+    """Return a digest of the names of the classes and of the files of all arrays."""
+    result = hashlib.sha256(json.dumps(classes).encode())
     for name in ARRAYS:
         with (folder / f"{name}.npy").open("rb") as file:  # not the map: it would fill the memory
-            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return hashes
-
-
-def _digest(classes: Sequence[str], hashes: Sequence[str]) -> str:
-    """Return a digest of the names of the classes and of all arrays, wherever they lie."""
-    result = hashlib.sha256(json.dumps(classes).encode())
-    for text in hashes:
-        result.update(bytes.fromhex(text))
+            result.update(hashlib.file_digest(file, "sha256").digest())
     return result.hexdigest()
 
 
@@ -269,15 +267,6 @@ def _replace(new: Path, entry: Path, old: Path) -> None:
     except OSError:
         if _open_folder(entry) is None:
             raise
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file of the cache in one step; only its owner may read it."""
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as building:
-        draft = Path(building) / path.name
-        draft.touch(PRIVATE_FILE)
-        draft.write_bytes(content)
-        os.replace(draft, path)
 
 
 def unwritable(folder: Path, error: OSError) -> DataError:

@@ -1,6 +1,8 @@
 """Partitions, kept on disk: the library that makes them takes seconds to import in every worker."""
 
 import hashlib
+import os
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import safetensors.numpy
 
 from fedmetanas.experiments.files import digest, read_arrays
 
-from .cache import PRIVATE_FOLDER, cache_folder, unwritable, write_private
+from .cache import PRIVATE_FILE, PRIVATE_FOLDER, cache_folder, unwritable
 from .partitions import Indices, Plan, partition
 
 
@@ -70,6 +72,10 @@ def _write(path: Path, owners: Indices) -> None:
     content = safetensors.numpy.save(arrays, {"digest": digest(path.name, arrays)})
     try:
         path.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
-        write_private(path, content)
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as building:
+            draft = Path(building) / path.name
+            draft.touch(PRIVATE_FILE)
+            draft.write_bytes(content)
+            os.replace(draft, path)
     except OSError as error:
         raise unwritable(path.parent, error) from error
