@@ -191,6 +191,12 @@ def test_files_are_short() -> None:
     assert len(LONGER) <= 3
 
 
+def test_no_file_has_a_name_that_flower_leaves_out_of_an_app() -> None:
+    names = {module.rpartition(".")[2] for module in MODULES}
+
+    assert {name for name in names if name.startswith("test_") or name.endswith("_test")} == set()
+
+
 def test_the_search_space_is_plain_pytorch() -> None:
     names = {
         name.partition(".")[0]

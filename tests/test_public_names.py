@@ -132,7 +132,7 @@ def test_sections_of_the_settings_and_fields_of_a_round() -> None:
 
     assert names(Settings) == {
         *("name", "seed", "rounds", "clients", "clients_per_round", "min_replies"),
-        "held_out_clients",
+        *("held_out_clients", "sites", "held_out_sites"),
         *("data", "search", "client", "strategy", "evaluation", "engine", "checkpoint"),
     }
     assert names(RoundResult) >= {

@@ -16,9 +16,9 @@ from .all_cores import on_all_cores
 from .image_faults import Seen, faults_of, faults_of_sizes, words_on_broken
 from .image_files import Found, ImageFile, list_class_folders
 from .image_pixels import Header, read_header, read_pixels
+from .kept_for_testing import keep_for_testing
 from .registry import Dataset, Images, Reading, Source
 from .saved_dataset import is_saved, list_saved
-from .test_share import keep_for_testing
 
 MOST_BYTES = 32_000_000_000  # of all decoded training or test images
 

@@ -188,7 +188,7 @@ def _image_parts(root: Path) -> tuple[str, ...]:
 
 _SMALL = "60,000 + 10,000 grey images of 28x28"
 _COLOUR = "50,000 + 10,000 colour images of 32x32"
-_IMAGES = ("image_folder", "image_files", "image_pixels", "saved_dataset", "test_share")
+_IMAGES = ("image_folder", "image_files", "image_pixels", "saved_dataset", "kept_for_testing")
 _ARRAYS = ("loaders",)
 for _name, _folders, _modules, _function, _words in (
     ("digits", (), _ARRAYS, "digits", "1,797 handwritten digits of 8x8, nothing to download"),
@@ -198,7 +198,7 @@ for _name, _folders, _modules, _function, _words in (
     ("cifar100", ("cifar-100-python",), _ARRAYS, "cifar100", f"{_COLOUR}, 100 classes"),
     (
         *("imagefolder", _image_parts, _IMAGES, "imagefolder"),
-        "your own image files: CLASS/IMAGE or {train,test}/CLASS/IMAGE in data.root",
+        "your own images, in a folder for each class, in data.root",
     ),
 ):
     register(_name, _folders)(_built_in(_modules[0], _function, _words))
