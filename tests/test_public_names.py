@@ -148,7 +148,9 @@ def test_sections_of_the_settings_and_fields_of_a_round() -> None:
         *("client_accuracy", "tau", "operations_alive", "pairs_alive", "entropy", "seconds"),
         *("bytes_down", "bytes_up", "left_out"),
     }
-    assert names(Experiment) == {"settings", "dataset", "parts", "supernet", "shape", "device"}
+    assert names(Experiment) == {
+        *("settings", "dataset", "parts", "image_shape", "supernet", "shape", "device", "folder")
+    }
 
 
 # Which versions
