@@ -290,6 +290,8 @@ def test_whoever_is_not_there_may_come(
             connect("no.such.host.invalid:9092", root_certificates)
         with pytest.raises(NobodyThereError, match=r"cannot reach a\.\.b:9092"):
             connect("a..b:9092", root_certificates)
+        with server(answer=b"") as silent, pytest.raises(NobodyThereError, match="go on talking"):
+            connect(silent, root_certificates)
     monkeypatch.setattr(connection, "SECONDS", 0.2)
     with server(answer=None) as superlink, pytest.raises(NobodyThereError, match="go on talking"):
         connect(superlink, authority.path)

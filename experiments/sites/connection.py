@@ -13,6 +13,7 @@ from fedmetanas.experiments.console import one_line
 from .site_file import host_and_port
 
 SECONDS = 10.0  # to wait for an answer
+HTTP = b"HTTP/"
 
 #: OpenSSL's numbers of what is wrong with a certificate (``X509_V_ERR_...``).
 NOT_YET, EXPIRED, OTHER_HOST, OTHER_ADDRESS = 9, 10, 62, 64
@@ -51,13 +52,18 @@ def connect(superlink: str, root_certificates: Path | None) -> str:
     try:
         with _socket(superlink) as plain, context.wrap_socket(plain, server_hostname=host) as link:
             until = (link.getpeercert() or {}).get("notAfter", "")
-            if not _speaks_http(link, host):
+            answer = _answer(link, host)
+            if not answer:
+                raise _hung_up(superlink, OSError())
+            if answer != HTTP:
                 raise SettingsError(f"superlink: what listens at {superlink} is no SuperLink")
             return f"encrypted (TLS), the server's certificate is good until {until}"
     except ssl.SSLCertVerificationError as error:
         raise SettingsError(_refused_certificate(error, superlink, root_certificates)) from None
+    except ssl.SSLEOFError as error:
+        raise _hung_up(superlink, error) from None
     except ssl.SSLError as error:
-        if _answers_plainly(superlink):
+        if _answer_to_plain(superlink) == HTTP:
             raise SettingsError(
                 f"superlink: {superlink} speaks plain HTTP, and with root-certificates this site "
                 "wants TLS; ask for the port with TLS, or, in a network that you trust, leave out "
@@ -72,13 +78,16 @@ def connect(superlink: str, root_certificates: Path | None) -> str:
 
 
 def _connect_plainly(superlink: str) -> str:
-    if _answers_plainly(superlink):
+    answer = _answer_to_plain(superlink)
+    if answer == HTTP:
         return "not encrypted (plain HTTP)"
     if _answers_tls(superlink):
         raise SettingsError(
             f"superlink: {superlink} speaks TLS; set root-certificates to the certificate of its "
             "authority (ca.crt), which whoever runs the server gives you"
         )
+    if not answer:
+        raise _hung_up(superlink, OSError())
     raise SettingsError(f"superlink: what listens at {superlink} is no SuperLink")
 
 
@@ -128,18 +137,19 @@ def _hung_up(superlink: str, error: OSError) -> NobodyThereError:
     )
 
 
-def _speaks_http(link: socket.socket, host: str) -> bool:
-    """Ask for a page that there need not be; return whether the answer is HTTP."""
+def _answer(link: socket.socket, host: str) -> bytes:
+    """Ask for a page that there need not be; return how the answer begins."""
     link.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-    return link.recv(5) == b"HTTP/"
+    return link.recv(len(HTTP))
 
 
-def _answers_plainly(superlink: str) -> bool:
+def _answer_to_plain(superlink: str) -> bytes:
+    """Return how the answer without TLS begins; nothing if there is none."""
     with _socket(superlink) as link:
         try:
-            return _speaks_http(link, host_and_port(superlink)[0])
+            return _answer(link, host_and_port(superlink)[0])
         except OSError:
-            return False
+            return b""
 
 
 def _answers_tls(superlink: str) -> bool:
