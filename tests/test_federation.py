@@ -434,6 +434,17 @@ def test_a_server_does_not_start_with_an_expired_certificate(
     assert "make a new federation" in line
 
 
+@pytest.mark.parametrize("file", ["server.key", "server.crt", "ca.crt", "keys/north.pub"])
+def test_a_server_does_not_start_without_its_keys(
+    file: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "federation"
+    shutil.copytree(made, root)
+    (root / "server" / file).write_text("damaged")
+
+    assert f"{root / 'server' / file} is not a" in refusal(capsys, "up", str(root))
+
+
 def test_a_port_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
