@@ -434,6 +434,17 @@ def test_a_server_does_not_start_with_an_expired_certificate(
     assert "make a new federation" in line
 
 
+@pytest.mark.parametrize("file", ["server.key", "server.crt", "ca.crt", "keys/north.pub"])
+def test_a_server_does_not_start_without_its_keys(
+    file: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "federation"
+    shutil.copytree(made, root)
+    (root / "server" / file).write_text("damaged")
+
+    assert f"{root / 'server' / file} is not a" in refusal(capsys, "up", str(root))
+
+
 def test_a_port_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -655,3 +666,66 @@ def test_a_server_is_the_same_after_it_was_killed(servers: Any, tmp_path: Path) 
     assert again.nodes().keys() == {"east", "south"}
     assert again.nodes()["south"] == before["south"]
     assert again.end(signal.SIGINT) == 128 + signal.SIGINT
+
+
+def own_address() -> str:
+    """Return an address of this machine that others can reach; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("198.51.100.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(own_address().startswith("127."), reason="this machine is in no network")
+def test_who_comes_over_the_network_starts_no_runs(servers: Any, tmp_path: Path) -> None:
+    root, port = tmp_path / "federation", free_port()
+    assert init(root, "--port", str(port), "--address", own_address()) == 0
+    server = servers(root)
+    server.says("fedmetanas run EXPERIMENT")
+
+    for address, message in ((own_address(), "own machine alone"), ("127.0.0.1", "")):
+        home = tmp_path / address
+        home.mkdir()
+        (home / "config.toml").write_text(
+            f'[superlink.x]\naddress = "{address}:{port}"\n'
+            f'root-certificates = "{root / "server" / "ca.crt"}"\n'
+        )
+        answer = subprocess.run(
+            [str(BIN / "flwr"), "supernode", "ls", "x", "--format", "json"],
+            env={**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"},
+            capture_output=True,
+            text=True,
+        )
+        found = json.loads(answer.stdout)
+        assert found["success"] is (not message), answer.stdout
+        assert message in answer.stdout
+
+
+@pytest.mark.soak
+def test_one_command_plays_a_whole_federation(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "RUN_OF_THE_TEST": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+
+    played = subprocess.run(
+        [str(BIN / "fedmetanas"), "federation", "up", "--local"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+
+    assert played.returncode == 0, played.stdout + played.stderr
+    assert left_over(str(tmp_path)) == []
+    (summary,) = (tmp_path / "federation" / "results").glob("*/summary.json")
+    found = json.loads(summary.read_text())
+    assert found["tested_on"] == "sites"
+    assert found["test_accuracy"] > 0.6
+    assert f"{found['test_accuracy']:.4f}" in played.stdout
+    for site in ("north", "south", "east"):
+        assert list((tmp_path / "federation" / "kits" / site / "results").rglob("*.safetensors"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -156,3 +157,22 @@ def good_until(path: Path) -> datetime.datetime:
             "set the clock of this machine"
         )
     return until
+
+
+def check_key(path: Path) -> None:
+    """Check that a file is a private key in PEM format, or a public one in OpenSSH's.
+
+    Raises
+    ------
+    SettingsError
+        If it is none.
+    """
+    try:
+        if path.suffix == ".pub":
+            serialization.load_ssh_public_key(path.read_bytes())
+        else:
+            serialization.load_pem_private_key(path.read_bytes(), None)
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise SettingsError(f"{path} is not a key; bring it back, or make it anew") from None

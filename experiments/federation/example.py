@@ -31,6 +31,7 @@ data:
 search:
   channels: 8
   layers: 2
+  nodes: 1
   tau_end: 0.005
   tau_rounds: 2
 

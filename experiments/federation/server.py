@@ -16,6 +16,7 @@ from fedmetanas.errors import RunError, SettingsError
 from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.files import unwritable, write_file
 
+from .authority import check_key
 from .folder import Federation, held
 from .nodes import CONNECTION, read_nodes, register_keys
 from .programs import PATH, end, start
@@ -56,6 +57,8 @@ def serve(federation: Federation) -> NoReturn:
 def running(federation: Federation) -> Iterator[subprocess.Popen[bytes]]:
     """Start the server and register all keys; end it, and all that it started, in the end."""
     federation.good_until()  # or there is no use in starting
+    for key in (federation.server / "server.key", *map(federation.public_key, federation.sites)):
+        check_key(key)
     with held(federation) as ours:
         if not ours:
             raise SettingsError(f"a server runs already in {federation.server}")
