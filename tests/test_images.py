@@ -40,7 +40,7 @@ def source(root: Path, image_size: int | None = None, **options: object) -> Sour
 def picture(width: int = 12, height: int = 10, mode: str = "RGB") -> Image.Image:
     bands = len(Image.new(mode, (1, 1)).getbands())
     pixels = RANDOM.integers(0, 256, (height, width, bands), dtype=np.uint8)
-    return Image.fromarray(pixels.squeeze(), mode)
+    return Image.fromarray(pixels.squeeze())
 
 
 def save(image: Image.Image, path: Path, **options: object) -> Image.Image:
