@@ -9,7 +9,8 @@ import signal
 import struct
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def source(root: Path, image_size: int | None = None, **options: object) -> Sour
 def picture(width: int = 12, height: int = 10, mode: str = "RGB") -> Image.Image:
     bands = len(Image.new(mode, (1, 1)).getbands())
     pixels = RANDOM.integers(0, 256, (height, width, bands), dtype=np.uint8)
-    return Image.fromarray(pixels.squeeze(), mode)
+    return Image.fromarray(pixels.squeeze())
 
 
 def save(image: Image.Image, path: Path, **options: object) -> Image.Image:
@@ -466,14 +467,19 @@ def test_all_images_of_16_bits_are_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_bitmaps_of_16_bits_a_pixel_are_read(tmp_path: Path) -> None:
-    folders(tmp_path, "cat", "dog", count=1)
-    header = b"BM" + (54 + 240).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
-    header += (40).to_bytes(4, "little") + (12).to_bytes(4, "little") + (10).to_bytes(4, "little")
-    header += (1).to_bytes(2, "little") + (16).to_bytes(2, "little") + bytes(24)
-    for name in ("cat", "dog"):
-        (tmp_path / name / "1.bmp").write_bytes(header + bytes(240))
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)  # 5 bits of red, 6 of green, 5 of blue
+    header = struct.pack("<2sIII", b"BM", 66 + 240, 0, 66)
+    header += struct.pack("<IiiHHIIiiII", 40, 12, 10, 1, 16, 3, 240, 0, 0, 0, 0) + masks
+    for name, colour in (("cat", 0xF800), ("dog", 0x001F)):
+        for number in range(2):
+            (tmp_path / name).mkdir(exist_ok=True)
+            pixels = struct.pack("<H", colour) * 120
+            (tmp_path / name / f"{number}.bmp").write_bytes(header + pixels)
 
-    assert len(decode(source(tmp_path)).train.labels) == 2
+    images = decode(source(tmp_path)).train.images
+
+    assert (images[0] == (255, 0, 0)).all()
+    assert (images[1] == (0, 0, 255)).all()
 
 
 @pytest.mark.parametrize(
@@ -745,8 +751,31 @@ def test_a_person_can_interrupt_the_work(monkeypatch: pytest.MonkeyPatch) -> Non
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.001)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            all_cores.on_all_cores(work, range(4000), "working")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert len(begun) < 2000
+
+
+def test_an_interruption_beside_the_work_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def bar(words: str, total: int) -> Iterator[Callable[[int], None]]:
+        def advance(count: int) -> None:
+            raise KeyboardInterrupt
+
+        yield advance
+
+    monkeypatch.setattr(all_cores, "_bar", bar)
+    begun = []
+
     with pytest.raises(KeyboardInterrupt):
-        all_cores.on_all_cores(work, range(4000), "working")
+        all_cores.on_all_cores(
+            lambda number: (begun.append(number), time.sleep(0.001)), range(4000), "working"
+        )
 
     assert len(begun) < 2000
 

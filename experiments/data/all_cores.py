@@ -32,14 +32,10 @@ def on_all_cores(work: Callable[[Item], Result], items: Sequence[Item], words: s
     """
     batches = [items[first : first + BATCH] for first in range(0, len(items), BATCH)]
     results: list[Result] = []
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        with _bar(words, len(items)) as advance:
-            for done in pool.map(lambda batch: [work(item) for item in batch], batches):
-                results += done
-                advance(len(done))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, _bar(words, len(items)) as advance:
+        for done in pool.map(lambda batch: [work(item) for item in batch], batches):
+            results += done
+            advance(len(done))
     return results
 
 
