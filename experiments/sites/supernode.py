@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import IO
 from fedmetanas.errors import RunError, SettingsError
 from fedmetanas.experiments.console import printable, say
 
+from . import superexec
 from .connection import NobodyThereError, connect
 from .faults import faults_of, warnings_of
 from .site_file import SiteFile
@@ -123,13 +125,27 @@ def environment(site: SiteFile) -> dict[str, str]:
     Nothing is looked up or installed elsewhere, and Flower keeps what it keeps with the site's log.
     """
     found = {"OMP_NUM_THREADS": "1", "FLWR_HOME": str(site.log / "flower"), **os.environ}
-    found["PATH"] = f"{PROGRAMS}{os.pathsep}{found.get('PATH', os.defpath)}"
+    found["PATH"] = os.pathsep.join(
+        [str(_own_programs(site)), str(PROGRAMS), found.get("PATH", os.defpath)]
+    )
     return found | {
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _own_programs(site: SiteFile) -> Path:
+    """Return a folder in which the SuperNode finds our SuperExec; see :mod:`.superexec`."""
+    folder = site.log / "flower" / "programs"
+    program = folder / superexec.PROGRAM
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    program.write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {superexec.__name__} "$@"\n'
+    )
+    program.chmod(0o700)
+    return folder
 
 
 def _try_connection(site: SiteFile) -> None:
