@@ -11,7 +11,8 @@ from flwr.supernode.runtime import run_clientapp as flower
 from fedmetanas.experiments.sites import superexec
 
 def answer(**asked):
-    print(os.getpid(), "torch" in sys.modules, asked["token"], asked["insecure"], flush=True)
+    ready = "torch" in sys.modules and "fedmetanas" not in sys.modules
+    print(os.getpid(), ready, asked["token"], asked["insecure"], flush=True)
     if asked["token"] == "fails":
         raise RuntimeError("a fault of Flower's")
     sys.exit(0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 from flwr.app import Context, Message
 from flwr.serverapp import Grid
 
@@ -113,8 +114,6 @@ def _end_in_time(over: threading.Event, folder: Path, out: Path) -> None:
     """
     if over.wait(GRACE):
         return
-    import psutil  # type: ignore[import-untyped]  # comes with Ray
-
     started = psutil.Process().children(recursive=True)
     for process in started:
         with suppress(psutil.NoSuchProcess):

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from fedmetanas.errors import SettingsError
 
 GRACE = 10.0  # seconds in which a program may end in good order
@@ -76,18 +78,17 @@ def end(programs: Sequence[subprocess.Popen[bytes]]) -> None:
     """
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not hasten it
     try:
-        started = [number for one in programs for number in _started_by(one.pid)]
+        started = [process for one in programs for process in _started_by(one.pid)]
         for one in programs:
             one.terminate()
         ends = time.monotonic() + GRACE
         for one in programs:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 one.wait(max(0, ends - time.monotonic()))
-        while any(map(_runs, started)) and time.monotonic() < ends:
-            time.sleep(0.1)
-        for number in filter(_runs, started):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
+        _, left = psutil.wait_procs(started, timeout=max(0, ends - time.monotonic()))
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         for one in programs:
             one.kill()
             one.wait()
@@ -95,26 +96,9 @@ def end(programs: Sequence[subprocess.Popen[bytes]]) -> None:
         signal.signal(signal.SIGINT, previous)
 
 
-def _started_by(parent: int) -> list[int]:
-    """Return the ids of the processes that a process and its children have started, on Linux."""
-    numbers = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-    parents = {number: _state(number)[1] for number in numbers}
-    found = [parent]
-    for above in found:  # grows
-        found += [number for number, its in parents.items() if its == str(above)]
-    return found[1:]
-
-
-def _runs(number: int) -> bool:
-    """Return whether a process is there, and has not ended."""
-    return _state(number)[0] not in ("", "Z")
-
-
-def _state(number: int) -> tuple[str, str]:
-    """Return a letter for the state of a process, and the id of its parent; empty if it is gone."""
+def _started_by(parent: int) -> list[psutil.Process]:
+    """Return the processes that a process and its children have started."""
     try:
-        stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", ""
-    state, parent = stat.rpartition(")")[2].split()[:2]  # behind its name, which may be anything
-    return state, parent
+        return list(psutil.Process(parent).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []

@@ -59,6 +59,9 @@ def _be_client(spec: Any) -> None:
     from flwr.supernode.runtime.run_clientapp import run_clientapp
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # The app that was sent has a package of this name, and must not be answered from this one.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fedmetanas"]:
+        del sys.modules[name]
     code: Any = 1
     try:
         run_clientapp(
