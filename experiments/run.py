@@ -37,7 +37,9 @@ def check(settings: Settings, engine: str) -> Experiment:
     return experiment
 
 
-def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
+def run(
+    settings: Settings, engine: str, out: str, resume: bool = False, accept_changed: str = ""
+) -> int:
     """Check the settings and run the experiment; return 0 if it completed.
 
     It returns 1 if it did not, and 2 if that was for want of a place to write. It may be called in
@@ -53,6 +55,8 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
         The results folder; empty means ``results/<experiment>/<time>``.
     resume : bool
         Go on with the run in that folder, from its newest sound checkpoint.
+    accept_changed : str
+        Names, with commas between them, of sites whose images may be others than when it began.
 
     Raises
     ------
@@ -64,10 +68,10 @@ def run(settings: Settings, engine: str, out: str, resume: bool = False) -> int:
         If the person stops it; the message is how to go on.
     """
     with process_left_as_found():
-        return _run(settings, engine, out, resume)
+        return _run(settings, engine, out, resume, accept_changed)
 
 
-def _run(settings: Settings, engine: str, out: str, resume: bool) -> int:
+def _run(settings: Settings, engine: str, out: str, resume: bool, accept_changed: str) -> int:
     if resume:
         on_superlink.refuse(expanded(out))
     experiment = check(settings, engine)
@@ -76,7 +80,12 @@ def _run(settings: Settings, engine: str, out: str, resume: bool) -> int:
         resumable(folder, experiment)
     else:
         folder = run_folder.make_folder(out, settings)
-    run_config = {"settings": settings.to_yaml(), "out": str(folder), "resume": resume}
+    run_config = {
+        "settings": settings.to_yaml(),
+        "out": str(folder),
+        "resume": resume,
+        "accept-changed": accept_changed,
+    }
     code = RunError.exit_code
     try:
         ENGINES[engine](settings, run_config)

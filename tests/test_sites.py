@@ -566,6 +566,10 @@ def test_a_simulation_refuses_images_that_have_changed(
     assert main(["run", "--resume", str(out), "--engine", "inline"]) == 2
 
     assert "the images of north have changed" in capsys.readouterr().err
+    again = ["run", "--resume", str(out), "--engine", "inline", "--accept-changed"]
+    assert main([*again, "nobody"]) == 2
+    assert "found 'nobody'" in capsys.readouterr().err
+    assert main([*again, "north"]) == 0
 
 
 # What leaves a site

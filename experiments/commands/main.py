@@ -130,7 +130,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "--accept-changed",
         default="",
         metavar="NAME,...",
-        help="with --engine superlink and --resume: sites whose data may have changed",
+        help="with --resume: sites whose images may have changed since the run began",
     )
 
     compare = commands.add_parser("compare", help="run variants of an experiment side by side")

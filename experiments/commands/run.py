@@ -39,7 +39,7 @@ def main(options: argparse.Namespace) -> int:
     if elsewhere:
         changed = [name for name in options.accept_changed.split(",") if name]
         return superlink.resume(settings, folder, name, changed, detach)
-    return run(settings, options.engine, str(folder), resume=True)
+    return run(settings, options.engine, str(folder), True, options.accept_changed)
 
 
 def _check_superlink(options: argparse.Namespace) -> None:
@@ -50,11 +50,9 @@ def _check_superlink(options: argparse.Namespace) -> None:
     SettingsError
         If something is missing, or is meant for a SuperLink and there is none.
     """
-    given = {
-        "--superlink": options.superlink,
-        "--detach": options.detach,
-        "--accept-changed": options.accept_changed,
-    }
+    if options.accept_changed and options.resume is None:
+        raise SettingsError("--accept-changed is for a run that goes on: --resume DIR")
+    given = {"--superlink": options.superlink, "--detach": options.detach}
     if options.engine != SUPERLINK:
         for option in (option for option, value in given.items() if value):
             raise SettingsError(f"{option} is for --engine {SUPERLINK}")
@@ -65,5 +63,3 @@ def _check_superlink(options: argparse.Namespace) -> None:
             "--superlink: name a connection of Flower's configuration, [superlink.NAME] in "
             "$FLWR_HOME/config.toml"
         )
-    elif options.accept_changed:
-        raise SettingsError("--accept-changed is for a run that goes on: --resume DIR")
