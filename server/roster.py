@@ -92,10 +92,15 @@ class Roster(Nodes):
         while True:
             self.hello.meet()
             claims, waited = self._claims(), time.monotonic() - started
-            if not self.hello.asked and self._are_enough(claims, waited > engine.wait):
+            is_late, is_refused = waited > engine.wait, any(claim.reason for claim in claims)
+            # One that has not answered yet may be refused, too: then all are named together.
+            is_open = bool(self.hello.asked) and (is_refused or not is_late)
+            if self._are_enough(claims, is_late) and not is_open:
                 break
             missing = self._missing(claims)
             if waited > engine.timeout:
+                if is_refused:
+                    break
                 raise ClientError(f"{missing}, for {engine.timeout:g} s (engine.timeout)")
             self._say(f"waiting: {missing}")
             pause(started)
@@ -217,6 +222,8 @@ class Roster(Nodes):
         elif isinstance(answer.part[0], int) and 0 <= answer.part[0] < settings.partitions:
             client = answer.part[0]
             name = name_of(settings, client)
+        else:
+            reason = "it plays no part that there is"
         if client is not None:
             reason = "; ".join(self._objections(name, facts))
         return Claim(name, client, facts, reason)
