@@ -15,7 +15,7 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from fedmetanas.errors import SettingsError
-from fedmetanas.experiments.console import say
+from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.experiments.settings import Settings
 from fedmetanas.experiments.sites.agreement import Facts, objections, proposal
@@ -76,6 +76,7 @@ class Roster(Nodes):
         self.bound = bound
         self.begun = dict(begun)
         self.taken: dict[int, Known] = {}
+        self.claimed: dict[int, Claim] = {}  # by node, as they were last looked at
         self.said: set[str] = set()
 
     def assemble(self) -> list[Facts]:
@@ -91,8 +92,9 @@ class Roster(Nodes):
         engine, started = self.settings.engine, time.monotonic()
         while True:
             self.hello.meet()
-            claims, waited = self._claims(), time.monotonic() - started
-            if not self.hello.asked and self._are_enough(claims, waited > engine.wait):
+            claims, waited = list(self._claimed().values()), time.monotonic() - started
+            is_late = waited > min(engine.wait, engine.timeout)
+            if (is_late or not self.hello.asked) and self._are_enough(claims, is_late):
                 break
             missing = self._missing(claims)
             if waited > engine.timeout:
@@ -111,7 +113,7 @@ class Roster(Nodes):
         """
         refused = [node for node, claim in self._claimed().items() if claim.reason]
         self.hello.meet()
-        claimed = self._claimed()
+        self.claimed = claimed = self._claimed()
         for claim in claimed.values():
             if claim.reason:
                 self._say(f"{claim.name} cannot take part: {claim.reason}")
@@ -137,7 +139,7 @@ class Roster(Nodes):
     def absence(self, client: int) -> str:
         """Return why a client has no node."""
         name = name_of(self.settings, client)
-        reasons = [c.reason for c in self._claims() if c.name == name and c.reason]
+        reasons = [c.reason for c in self.claimed.values() if c.name == name and c.reason]
         return reasons[0] if reasons else AWAY
 
     def digests(self) -> Mapping[str, str]:
@@ -177,9 +179,6 @@ class Roster(Nodes):
                 if claim.facts.site:
                     self.begun.setdefault(claim.name, claim.facts.data)
 
-    def _claims(self) -> list[Claim]:
-        return list(self._claimed().values())
-
     def _claimed(self) -> dict[int, Claim]:
         """Return by node id which client each node is; of two that are the same, the first is."""
         found: dict[int, Claim] = {}
@@ -199,7 +198,7 @@ class Roster(Nodes):
         names = (*settings.sites, *settings.held_out_sites)
         if facts is None:
             return Claim(some, None, None, answer.reason)
-        name, client, reason = facts.site or some, None, ""
+        name, client, reason = one_line(facts.site) or some, None, ""
         if facts.site:
             if name not in names:
                 reason = f"no such name is among the sites: {', '.join(names) or 'there are none'}"
@@ -214,7 +213,7 @@ class Roster(Nodes):
         elif answer.part[1] != settings.partitions:
             part, parts = answer.part
             reason = f"it plays part {part} of {parts}, and there are {settings.partitions} clients"
-        elif isinstance(answer.part[0], int) and 0 <= answer.part[0] < settings.partitions:
+        else:
             client = answer.part[0]
             name = name_of(settings, client)
         if client is not None:
@@ -268,7 +267,7 @@ def propose(grid: Grid, settings: Settings) -> None:
         hello.meet()
         if hello.answers and not hello.asked:
             break
-        if time.monotonic() - started > settings.engine.wait and not hello.asked:
+        if time.monotonic() - started > settings.engine.wait:
             break
         pause(started)
     answers = hello.answers.values()
