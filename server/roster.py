@@ -22,6 +22,7 @@ from fedmetanas.experiments.sites.agreement import Facts, objections, proposal
 
 from .hello import Answer, Hello
 from .nodes import AWAY, ClientError, Known, Nodes, name_of, pause
+from .replies import CHANGED
 
 ANY = -1  # in place of a client's number: the node plays any
 
@@ -224,10 +225,7 @@ class Roster(Nodes):
         """Return why a node cannot take part with what it has."""
         found = objections(facts, self.settings, own_images=self.experiment.dataset is None)
         if facts.site and self.begun.get(name, facts.data) != facts.data:
-            found.append(
-                "its images have changed since the run began; to go on with them, resume with "
-                f"--accept-changed {name}"
-            )
+            found.append(f"{CHANGED}; to go on with them, resume with --accept-changed {name}")
         return found
 
     def _say(self, words: str) -> None:

@@ -1,5 +1,6 @@
 """Sites of which nothing is believed: what they may say, and what becomes of a run."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from machines import AGREED, Machines, write_images
 
 from fedmetanas.errors import SettingsError
-from fedmetanas.experiments.experiment import open_on_server
+from fedmetanas.experiments.client_data import _opened_site
+from fedmetanas.experiments.experiment import _opened, open_on_server
 from fedmetanas.experiments.settings import Settings
 from fedmetanas.server import app as server_app
 from fedmetanas.server import roster as roster_module
@@ -205,3 +207,32 @@ def test_a_site_that_is_refused_is_not_said_to_be_away(root: Path, tmp_path: Pat
     for _ in range(3):
         assert roster.find([0, 1]) == {0: NODES["north"]}
         assert "python 2.7" in roster.absence(1)
+
+
+# Who changes in the middle of a run
+
+
+def test_a_site_whose_images_change_under_its_node_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate(NODES):
+        write_images(tmp_path / name, seed, COUNTS)
+    settings = settings_of("rounds=3", "min_replies=1", "evaluation.every=1")
+    grid = machines_of(settings, tmp_path, tmp_path)
+
+    def change(messages: list[Message]) -> None:
+        config = next(iter(messages[0].content.config_records.values()))
+        if messages[0].metadata.message_type == "train" and config["server-round"] == 2:
+            write_images(tmp_path / "south", 77, COUNTS)  # as many, but others
+            for opened in (_opened, _opened_site):  # as in a process that begins anew
+                opened.cache_clear()
+
+    grid.before_push = change
+    folder = run_server(grid, monkeypatch, tmp_path / "results")
+
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    left_out = [[(one["client"], one["reason"]) for one in line["left_out"]] for line in lines]
+    gone = (1, "its images have changed since the run began")
+    assert left_out == [[], [gone, gone], [gone]]  # train and evaluate; the last is measured later
+    summary = json.loads((folder / "summary.json").read_text())
+    assert list(summary["sites"]) == ["north"]
