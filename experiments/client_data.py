@@ -26,6 +26,7 @@ from fedmetanas.experiments.data.registry import Dataset, Images, Source
 from .randomness import rng
 from .settings import DataSettings, Settings
 
+FEWEST_CLASSES = 2
 ANY_SIZE = 32  # pixels, where only what there was to read matters
 SITES_OPEN = 1_000  # in one process; they are memory maps
 
@@ -62,6 +63,18 @@ def source_of(data: DataSettings) -> Source:
         data.skip_broken,
         data.classes,
     )
+
+
+def is_agreed(settings: Settings) -> bool:
+    """Return whether settings say all that a server must know which has no images."""
+    data = settings.data
+    agreed = data.image_size and data.channels and len(data.classes) >= FEWEST_CLASSES
+    return bool(agreed) or is_installed(settings)
+
+
+def is_installed(settings: Settings) -> bool:
+    """Return whether all learn from images that are installed with this project."""
+    return settings.data.dataset == "digits" and not settings.sites
 
 
 def open_data(settings: Settings) -> Dataset:

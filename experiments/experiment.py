@@ -29,14 +29,20 @@ from fedmetanas.search_space.supernet import (
 )
 from fedmetanas.strategies.fedmetanas import SearchPlan
 
-from .client_data import ClientData, open_data, open_site, site_data, spread
+from .client_data import (
+    ClientData,
+    is_agreed,
+    is_installed,
+    open_data,
+    open_site,
+    site_data,
+    spread,
+)
 from .limits import refuse_enormous
-from .node import Node, node_of
+from .node import Node, check_node, node_of
 from .randomness import rng, torch_generator
 from .settings import Settings, from_run_config
 from .surroundings import settle
-
-FEWEST_CLASSES = 2
 
 
 @dataclass(frozen=True)
@@ -186,20 +192,9 @@ def open_on_server(settings: Settings) -> Experiment:
     SettingsError
         If the settings do not fit together, or sites have not agreed; see :func:`is_agreed`.
     """
-    if _is_installed(settings):
+    if is_installed(settings):
         return open_experiment(settings)
     return _open(settings, None, torch.device("cpu"), None)
-
-
-def is_agreed(settings: Settings) -> bool:
-    """Return whether settings say all that a server must know which has no images."""
-    data = settings.data
-    agreed = data.image_size and data.channels and len(data.classes) >= FEWEST_CLASSES
-    return bool(agreed) or _is_installed(settings)
-
-
-def _is_installed(settings: Settings) -> bool:
-    return settings.data.dataset == "digits" and not settings.sites
 
 
 def _open(
@@ -271,14 +266,7 @@ def experiment_of(
 def _opened(run_config: tuple[tuple[str, Any], ...], node: Node) -> Experiment:
     settings = settings_at(node, dict(run_config))
     if not node.virtual:
-        if bool(node.site) is not bool(settings.sites):
-            raise SettingsError(
-                "node config: expected site, the name of this site"
-                if settings.sites
-                else "this node is a site, and the experiment names no sites"
-            )
-        if node.folder is None and not _is_installed(settings):
-            raise SettingsError("node config: expected data-path, the folder of this node's images")
+        check_node(node, settings)
     return open_experiment(settings, node.folder if node.site else None)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from fedmetanas.errors import SettingsError
 
-from .settings import DEVICES
+from .client_data import is_installed
+from .settings import DEVICES, Settings
 from .settings.declarations import SITE, SITE_WORDS
 
 SIMULATED = "simulated"  # a key of the inline engine's node config
@@ -107,3 +108,21 @@ def _is_simulated(config: Mapping[str, Any]) -> bool:
     """Return whether a node is the inline engine's, or a worker of Ray's."""
     ray = sys.modules.get("ray")
     return SIMULATED in config or (ray is not None and ray.is_initialized())
+
+
+def check_node(node: Node, settings: Settings) -> None:
+    """Raise SettingsError unless a node on a machine of its own says which images it learns from.
+
+    Whose they are must be said, too: a folder of one's own is not a copy of everybody's images.
+    """
+    if node.site and not settings.sites:
+        raise SettingsError("this node is a site, and the experiment names no sites")
+    if settings.sites and not node.site:
+        raise SettingsError("node config: expected site, the name of this site")
+    if is_installed(settings) or node.site:
+        return
+    if node.folder is None or node.partition is None:
+        raise SettingsError(
+            "node config: expected data-path, the folder of this node's images, and site, its "
+            "name; or partition-id and num-partitions, where the folder is a copy of all images"
+        )

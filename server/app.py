@@ -12,15 +12,11 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from fedmetanas.errors import CheckpointError
+from fedmetanas.experiments.client_data import is_agreed
 from fedmetanas.experiments.code_digest import refuse_other_package
 from fedmetanas.experiments.console import say
 from fedmetanas.experiments.data.summary import what_was_read
-from fedmetanas.experiments.experiment import (
-    Experiment,
-    experiment_of,
-    is_agreed,
-    open_on_server,
-)
+from fedmetanas.experiments.experiment import Experiment, experiment_of, open_on_server
 from fedmetanas.experiments.files import alone_in, expanded
 from fedmetanas.experiments.randomness import seeded_random
 from fedmetanas.experiments.rehearsal import rehearse

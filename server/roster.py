@@ -95,10 +95,15 @@ class Roster(Nodes):
             self.hello.meet()
             claims, waited = list(self._claimed().values()), time.monotonic() - started
             is_late = waited > min(engine.wait, engine.timeout)
-            if (is_late or not self.hello.asked) and self._are_enough(claims, is_late):
+            is_refused = any(claim.reason for claim in claims)
+            # One that has not answered yet may be refused, too: then all are named together.
+            is_open = bool(self.hello.asked) and (is_refused or not is_late)
+            if self._are_enough(claims, is_late) and not is_open:
                 break
             missing = self._missing(claims)
             if waited > engine.timeout:
+                if is_refused:
+                    break
                 raise ClientError(f"{missing}, for {engine.timeout:g} s (engine.timeout)")
             self._say(f"waiting: {missing}")
             pause(started)

@@ -52,6 +52,7 @@ class Machines(Grid):
         self.replies: dict[str, Message] = {}
         self.numbers = count(1)
         self.walked: list[tuple[int, Message, Message]] = []  # node, what was sent, the reply
+        self.silent: set[int] = set()  # nodes that are there and do not answer
         self.before_push: Callable[[list[Message]], None] = lambda messages: None
         flower.take_place_in_run(1)
 
@@ -84,8 +85,8 @@ class Machines(Grid):
             identities.append(identity)
             flower.name_message(message, identity)
             node = message.metadata.dst_node_id
-            if node not in self.nodes:
-                continue  # it has gone without a word
+            if node not in self.nodes or node in self.silent:
+                continue
             context = Context(1, node, self.nodes[node], RecordDict(), dict(self.run_config))
             reply = self.app(message, context)
             self.walked.append((node, message, reply))

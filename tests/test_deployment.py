@@ -38,11 +38,13 @@ class Machines:
         database = ("--database", str(self.folder / "link.db"))
         return self.start("flower-superlink", "--insecure", "--port", str(self.port), *database)
 
-    def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, program: str, *arguments: str, env: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         command = [str(BIN / program), *arguments]
         with (self.folder / f"log-{len(self.groups)}").open("wb") as log:
             started = subprocess.Popen(
-                command, env=self.environment, stdout=log, stderr=log, start_new_session=True
+                command, env=env or self.environment, stdout=log, stderr=log, start_new_session=True
             )
         self.groups.append(started)
         return started

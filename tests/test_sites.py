@@ -401,6 +401,20 @@ def test_a_run_waits_for_its_sites_and_says_for_whom(
     assert "waiting: south not connected" in capsys.readouterr().err
 
 
+def test_a_site_that_does_not_answer_is_not_waited_for_longer_than_was_said(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of("engine.timeout=60", "rounds=1")
+    grid = machines_of(settings, root, tmp_path)
+    grid.silent = {NODES["south"]}
+
+    folder = run_server(grid, monkeypatch, tmp_path / "results")
+
+    assert lines_of(folder)[0]["left_out"] == [
+        {"client": 1, "stage": "train", "reason": "it is away"}
+    ]
+
+
 def test_a_name_is_bound_to_a_node(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

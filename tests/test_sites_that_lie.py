@@ -1,7 +1,6 @@
 """Sites of which nothing is believed: what they may say, and what becomes of a run."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -152,27 +151,10 @@ def test_a_part_that_is_none_is_refused(part: Any, root: Path, tmp_path: Path) -
 # Who does not answer
 
 
-class Silent(Machines):
-    """Machines of which one takes what it is sent, and never answers."""
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        found = super().pull_messages(message_ids)
-        return [reply for reply in found if reply.metadata.src_node_id != NODES["south"]]
-
-
-def silent_of(settings: Settings, root: Path, out: Path) -> Silent:
+def silent_of(settings: Settings, root: Path, out: Path) -> Machines:
     grid = machines_of(settings, root, out)
-    return Silent(grid.run_config, grid.nodes)
-
-
-def test_a_run_starts_without_a_node_that_never_says_what_it_has(
-    root: Path, tmp_path: Path
-) -> None:
-    settings = settings_of("min_replies=1", "engine.timeout=2")
-
-    there = roster_of(silent_of(settings, root, tmp_path), settings).assemble()
-
-    assert [facts.site for facts in there] == ["north"]
+    grid.silent = {NODES["south"]}
+    return grid
 
 
 def test_no_run_waits_longer_than_the_timeout_for_those_it_can_do_without(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
+from machines import write_images
 from test_deployment import Machines, kill, rounds, wait_for
 from test_run import BIN, ROOT, assert_same_result, left_over
 
@@ -25,8 +26,8 @@ COMMAND = (str(BIN / "fedmetanas"),)
 
 
 @pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
-    """A SuperLink that keeps what it knows in a file, and two SuperNodes with the digits."""
+def superlink(tmp_path: Path) -> Iterator[Machines]:
+    """A SuperLink that keeps what it knows in a file."""
     environment = {
         **os.environ,
         "FLWR_HOME": str(tmp_path),
@@ -42,11 +43,17 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
     (tmp_path / "results").mkdir()
     (tmp_path / "here").mkdir()
     started = Machines(tmp_path, environment)
-    for _ in range(2):
-        started.node()
     yield started
     started.end()
     assert left_over(str(tmp_path)) == []
+
+
+@pytest.fixture
+def machines(superlink: Machines) -> Machines:
+    """A SuperLink and two SuperNodes with the digits."""
+    for _ in range(2):
+        superlink.node()
+    return superlink
 
 
 def fedmetanas(
@@ -84,6 +91,40 @@ def simulated(machines: Machines, *more: str) -> Path:
     return out
 
 
+def test_sites_have_the_results_of_a_simulation_and_keep_them(superlink: Machines) -> None:
+    folder, names = superlink.folder, ("north", "south")
+    for seed, name in enumerate(names):
+        write_images(folder / "images" / name, seed, {"cat": (6, 2), "dog": (4 + seed, 3)})
+        own = folder / f"site-{name}"
+        own.mkdir()
+        (own / "site.toml").write_text(
+            f'name = "{name}"\ndata = "{folder}/images/{name}"\nsuperlink = "127.0.0.1:'
+            f'{superlink.port}"\n'
+        )
+        environment = {k: v for k, v in superlink.environment.items() if k != "FLWR_HOME"}
+        superlink.start("fedmetanas", "site", "start", f"{own}/site.toml", env=environment)
+    agreed = ("sites=[north, south]", "data.dataset=imagefolder", "data.classes=[cat, dog]")
+    agreed += ("data.image_size=8", "data.channels=1", "client.batch_size=4", "engine.wait=100")
+    agreed += tuple(setting for setting in TINY if "clients" not in setting)
+    out = folder / "out"
+
+    run = fedmetanas(superlink, "run", "digits", *agreed, "rounds=1", *ELSEWHERE, f"--out={out}")
+    code, said, error = done(run)
+
+    assert code == 0, error
+    assert "north: 10 training and 5 test images" in said
+    assert said.splitlines()[-1] == f"results: {out}"
+    simulation = ("run", "digits", *agreed, "rounds=1", "--engine", "inline")
+    here = folder / "simulated"
+    assert main([*simulation, f"data.root={folder}/images", f"--out={here}"]) == 0
+    assert_same_result(here, out)
+    for name in names:
+        (kept,) = (folder / f"site-{name}" / "results").iterdir()
+        for file in ("genotype.json", "weights.safetensors"):
+            assert (kept / file).read_bytes() == (out / file).read_bytes()
+
+
+@pytest.mark.soak
 def test_a_run_on_machines_has_the_results_of_a_simulation(machines: Machines) -> None:
     out = machines.folder / "out"
     settings = (*TINY, "rounds=1")

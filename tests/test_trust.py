@@ -40,7 +40,7 @@ def test_a_client_reads_its_own_data_and_no_path_that_was_sent(
     )
     sent = {"settings": settings.to_yaml()}
 
-    opened = experiment_of(sent, {"data-path": own})
+    opened = experiment_of(sent, {"data-path": own, "partition-id": 0, "num-partitions": 4})
 
     assert set(np.unique(opened.dataset.train.images)) == {50}
     assert not cache.exists()
@@ -51,9 +51,13 @@ def test_a_client_reads_its_own_data_and_no_path_that_was_sent(
     with pytest.raises(SettingsError, match="data-path"):  # as Flower's help starts SuperNodes
         experiment_of(sent, {"num-partitions": 4, "partition-id": 0})
     assert not cache.exists()
+    with pytest.raises(SettingsError, match="site, its name; or partition-id"):
+        experiment_of(sent, {"data-path": own})  # whose images are they?
     simulated = experiment_of(sent, {"simulated": True})
     assert set(np.unique(simulated.dataset.train.images)) == {200}
-    both = experiment_of(sent, {"simulated": True, "data-path": own})
+    both = experiment_of(
+        sent, {"simulated": True, "data-path": own, "partition-id": 1, "num-partitions": 4}
+    )
     assert set(np.unique(both.dataset.train.images)) == {50}
 
 
