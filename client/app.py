@@ -72,7 +72,7 @@ def train(message: Message, context: Context) -> Message:
     client, arrays, config = _open(message, context)
     trained, examples, metrics = client.fit(arrays, config)
     record = wire.to_record(dict(zip(client.keys, trained, strict=True)))
-    return _reply(message, {"num-examples": examples, **metrics}, record)
+    return _reply(message, client, {"num-examples": examples, **metrics}, record)
 
 
 @app.evaluate()
@@ -80,7 +80,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Evaluate on this client's test images, before and after adaptation; reply with metrics."""
     client, arrays, config = _open(message, context)
     loss, examples, metrics = client.evaluate(arrays, config)
-    return _reply(message, {"num-examples": examples, "loss": loss, **metrics})
+    return _reply(message, client, {"num-examples": examples, "loss": loss, **metrics})
 
 
 @app.query()
@@ -88,7 +88,8 @@ def compare(message: Message, context: Context) -> Message:
     """Measure the losses of some networks on this client's query images; reply with metrics."""
     client, arrays, config = _open(message, context)
     losses, examples, seconds = client.compare(arrays, config)
-    return _reply(message, {"num-examples": examples, wire.LOSSES: losses, "seconds": seconds})
+    metrics = {"num-examples": examples, wire.LOSSES: losses, "seconds": seconds}
+    return _reply(message, client, metrics)
 
 
 @app.query(wire.HELLO.removeprefix("query."))
@@ -146,11 +147,17 @@ def _arrays(message: Message) -> dict[str, Any]:
     return wire.from_record(next(iter(message.content.array_records.values())))
 
 
-def _reply(message: Message, metrics: dict[str, Any], arrays: ArrayRecord | None = None) -> Message:
+def _reply(
+    message: Message,
+    client: MetaClient,
+    metrics: dict[str, Any],
+    arrays: ArrayRecord | None = None,
+) -> Message:
+    images = client.experiment.dataset or client.experiment.site(client.partition_id)
     content = RecordDict(
         {
             "metrics": MetricRecord({**metrics, "worker": WORKER}),
-            "config": ConfigRecord({wire.CODE: DIGEST}),
+            "config": ConfigRecord({wire.CODE: DIGEST, wire.DATA: images.digest}),
         }
     )
     if arrays is not None:

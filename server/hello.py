@@ -10,7 +10,7 @@ from fedmetanas.experiments.sites.agreement import Facts, read_facts
 from fedmetanas.strategies import wire
 
 from .partition_grid import pulled
-from .replies import BadReplyError, UnavailableError, said_by
+from .replies import BadReplyError, UnavailableError, brief, said_by
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Answer:
     """
 
     facts: Facts | None = None
-    part: tuple[object, object] | None = None
+    part: tuple[int, int] | None = None
     reason: str = ""
 
 
@@ -94,6 +94,9 @@ def _answer(reply: Message) -> Answer:
         facts = read_facts(said)
     except ValueError as error:
         raise BadReplyError(str(error)) from None
-    plays = wire.PARTITION in said
-    part = (said.get(wire.PARTITION), said.get(wire.PARTITIONS)) if plays else None
-    return Answer(facts, part)
+    if wire.PARTITION not in said:
+        return Answer(facts)
+    part, parts = said[wire.PARTITION], said.get(wire.PARTITIONS)
+    if type(part) is not int or type(parts) is not int or not 0 <= part < parts:
+        raise BadReplyError(f"it plays part {brief(part)} of {brief(parts)}, which is none")
+    return Answer(facts, (part, parts))

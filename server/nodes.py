@@ -52,7 +52,7 @@ class Known:
     examples : int
         As many images as a reply of it can be of.
     data : str
-        A digest of its own images; empty where all share one dataset.
+        A digest of its own images, to which it must keep; empty where all share one dataset.
     """
 
     name: str

@@ -163,8 +163,8 @@ class PartitionGrid(Grid):
         """Send messages; return the good replies by client, and leave out the others."""
         client_of = self._push(messages)
         sent = {message.metadata.dst_node_id: message for message in messages}
-        known: dict[int, Expected] = {}
-        expected = partial(_once, known, make=Expected)
+        made: dict[int, Expected] = {}
+        expected = partial(_once, made, make=Expected)
         good: dict[int, Message] = {}
         waiting = set(client_of)
         started = time.monotonic()
@@ -176,8 +176,10 @@ class PartitionGrid(Grid):
                     reply = pulled(self.grid, message)
                     if reply is None:
                         continue
-                    most = self.nodes.known(client).examples
-                    good[client] = checked(reply, sent[client], most, expected)
+                    known = self.nodes.known(client)
+                    good[client] = checked(
+                        reply, sent[client], known.examples, expected, known.data
+                    )
                 except BadReplyError as error:
                     self._leave_out(sent[client], str(error), error.trace)
                 answered.add(message)

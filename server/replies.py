@@ -42,6 +42,7 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 NUMPY = "numpy.ndarray"  # the one form of an array that Flower writes
 LONGEST_LINE = 300  # characters of a client's that are shown
 LONGEST_TRACE = 20_000
+CHANGED = "its images have changed since the run began"
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def checked(
     sent: Message,
     most_examples: int,
     expected: Callable[[ArrayRecord], Expected] = Expected,
+    data: str = "",
 ) -> Message:
     """Check a reply against what was sent, and return it in the one form that strategies get.
 
@@ -136,6 +138,8 @@ def checked(
         As many images as no client can have more of.
     expected : callable, optional
         Returns what is expected where a record of arrays was sent.
+    data : str, optional
+        The digest of the images with which the client took part at first, if it is known.
 
     Returns
     -------
@@ -153,8 +157,11 @@ def checked(
         if _said_code(reply.error.reason or "")[0] not in ("", DIGEST):
             raise OtherCodeError(sent.metadata.dst_node_id)
         raise _bad(reply.error)
-    if [record.get(wire.CODE) for record in reply.content.config_records.values()] != [DIGEST]:
+    said = list(reply.content.config_records.values())
+    if [record.get(wire.CODE) for record in said] != [DIGEST]:
         raise OtherCodeError(sent.metadata.dst_node_id)
+    if data and said[0].get(wire.DATA) != data:
+        raise BadReplyError(CHANGED)
     stage = sent.metadata.message_type
     metrics = _metrics(reply.content, METRICS[stage], most_examples)
     content = RecordDict({"metrics": metrics})

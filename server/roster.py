@@ -15,13 +15,14 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from fedmetanas.errors import SettingsError
-from fedmetanas.experiments.console import say
+from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.experiment import Experiment
 from fedmetanas.experiments.settings import Settings
 from fedmetanas.experiments.sites.agreement import Facts, objections, proposal
 
 from .hello import Answer, Hello
 from .nodes import AWAY, ClientError, Known, Nodes, name_of, pause
+from .replies import CHANGED
 
 ANY = -1  # in place of a client's number: the node plays any
 
@@ -76,6 +77,7 @@ class Roster(Nodes):
         self.bound = bound
         self.begun = dict(begun)
         self.taken: dict[int, Known] = {}
+        self.claimed: dict[int, Claim] = {}  # by node, as they were last looked at
         self.said: set[str] = set()
 
     def assemble(self) -> list[Facts]:
@@ -91,8 +93,9 @@ class Roster(Nodes):
         engine, started = self.settings.engine, time.monotonic()
         while True:
             self.hello.meet()
-            claims, waited = self._claims(), time.monotonic() - started
-            is_late, is_refused = waited > engine.wait, any(claim.reason for claim in claims)
+            claims, waited = list(self._claimed().values()), time.monotonic() - started
+            is_late = waited > min(engine.wait, engine.timeout)
+            is_refused = any(claim.reason for claim in claims)
             # One that has not answered yet may be refused, too: then all are named together.
             is_open = bool(self.hello.asked) and (is_refused or not is_late)
             if self._are_enough(claims, is_late) and not is_open:
@@ -116,7 +119,7 @@ class Roster(Nodes):
         """
         refused = [node for node, claim in self._claimed().items() if claim.reason]
         self.hello.meet()
-        claimed = self._claimed()
+        self.claimed = claimed = self._claimed()
         for claim in claimed.values():
             if claim.reason:
                 self._say(f"{claim.name} cannot take part: {claim.reason}")
@@ -142,7 +145,7 @@ class Roster(Nodes):
     def absence(self, client: int) -> str:
         """Return why a client has no node."""
         name = name_of(self.settings, client)
-        reasons = [c.reason for c in self._claims() if c.name == name and c.reason]
+        reasons = [c.reason for c in self.claimed.values() if c.name == name and c.reason]
         return reasons[0] if reasons else AWAY
 
     def digests(self) -> Mapping[str, str]:
@@ -182,9 +185,6 @@ class Roster(Nodes):
                 if claim.facts.site:
                     self.begun.setdefault(claim.name, claim.facts.data)
 
-    def _claims(self) -> list[Claim]:
-        return list(self._claimed().values())
-
     def _claimed(self) -> dict[int, Claim]:
         """Return by node id which client each node is; of two that are the same, the first is."""
         found: dict[int, Claim] = {}
@@ -204,7 +204,7 @@ class Roster(Nodes):
         names = (*settings.sites, *settings.held_out_sites)
         if facts is None:
             return Claim(some, None, None, answer.reason)
-        name, client, reason = facts.site or some, None, ""
+        name, client, reason = one_line(facts.site) or some, None, ""
         if facts.site:
             if name not in names:
                 reason = f"no such name is among the sites: {', '.join(names) or 'there are none'}"
@@ -219,11 +219,9 @@ class Roster(Nodes):
         elif answer.part[1] != settings.partitions:
             part, parts = answer.part
             reason = f"it plays part {part} of {parts}, and there are {settings.partitions} clients"
-        elif isinstance(answer.part[0], int) and 0 <= answer.part[0] < settings.partitions:
+        else:
             client = answer.part[0]
             name = name_of(settings, client)
-        else:
-            reason = "it plays no part that there is"
         if client is not None:
             reason = "; ".join(self._objections(name, facts))
         return Claim(name, client, facts, reason)
@@ -232,10 +230,7 @@ class Roster(Nodes):
         """Return why a node cannot take part with what it has."""
         found = objections(facts, self.settings, own_images=self.experiment.dataset is None)
         if facts.site and self.begun.get(name, facts.data) != facts.data:
-            found.append(
-                "its images have changed since the run began; to go on with them, resume with "
-                f"--accept-changed {name}"
-            )
+            found.append(f"{CHANGED}; to go on with them, resume with --accept-changed {name}")
         return found
 
     def _say(self, words: str) -> None:
@@ -275,7 +270,7 @@ def propose(grid: Grid, settings: Settings) -> None:
         hello.meet()
         if hello.answers and not hello.asked:
             break
-        if time.monotonic() - started > settings.engine.wait and not hello.asked:
+        if time.monotonic() - started > settings.engine.wait:
             break
         pause(started)
     answers = hello.answers.values()

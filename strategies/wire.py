@@ -19,7 +19,8 @@ What else it may hold has a default:
 A query asks for the losses of some networks: ``finalists`` says of how many, and
 ``finalists/<name>`` has their one-hot masks, one after the other; ``losses`` is the reply's metric.
 
-The ConfigRecord of a reply has ``code``, a digest of the code that the client runs.
+The ConfigRecord of a reply has ``code``, a digest of the code that the client runs, and ``data``,
+one of its images.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -46,6 +47,7 @@ MASK = "mask/"
 FINALISTS = "finalists"
 LOSSES = "losses"
 CODE = "code"
+DATA = "data"
 RAISED = 2  # Flower's error code of an app that raised; its reason begins with the digest
 PROXIMAL_MU = "proximal-mu"
 PARTITION = "partition-id"  # set where a message is addressed, never by a strategy

@@ -124,7 +124,7 @@ def test_sites_decide_the_number_of_clients_and_keep_it_through_yaml() -> None:
 def test_sites_on_the_command_line_go_before_numbers_in_the_file() -> None:
     text = "{clients: 9, data: {partition: iid}, engine: {min_nodes: 4}, rounds: 4}"
 
-    settings = from_yaml(text, ["sites=[north, south]"])
+    settings = from_yaml(text, ["sites=[north, south]", "data.dataset=imagefolder"])
 
     assert (settings.clients, settings.held_out_clients, settings.rounds) == (2, 0, 4)
     assert settings.data.partition == "sites"
@@ -162,11 +162,17 @@ def test_what_sites_decide_cannot_be_set_beside_them(
         ("data.partition=sites", "data.partition"),
         ("data.classes=[cat, cat]", "data.classes"),
         ("data.classes=['']", "data.classes"),
+        ("sites=[north]", "data.dataset"),  # digits, of which every machine has the same
         ("data.channels=2", "data.channels"),
     ],
 )
 def test_names_of_sites_and_classes_are_checked(override: str, key: str) -> None:
     assert refused("", override).startswith(f"{key}: ")
+
+
+def test_names_of_classes_that_look_like_numbers_stand_in_quotes() -> None:
+    assert "numbers in quotes; found [0, 1]" in refused("", "data.classes=[0, 1]")
+    assert from_yaml("", ["data.classes=['0', '1']"]).data.classes == ("0", "1")
 
 
 def test_a_site_cannot_train_and_be_held_out() -> None:

@@ -486,7 +486,7 @@ def test_ctrl_c_while_a_run_is_submitted_waits_for_the_answer(
 
 
 def test_a_run_goes_on_under_its_name(flower: Flower, capsys: pytest.CaptureFixture[str]) -> None:
-    sites = ("sites=[north, south]", "data.classes=[a, b]")
+    sites = ("sites=[north, south]", "data.dataset=imagefolder", "data.classes=[a, b]")
     assert start("--out", "out", "--detach", *sites) == 0
     before = on_superlink.read(flower.folder / "out")
     flower.answers(run=[{"success": True, "run-id": "18"}], ls=[status("finished:failed")])

@@ -10,12 +10,14 @@ from functools import cache
 from typing import Any
 
 from fedmetanas.errors import SettingsError
+from fedmetanas.experiments.data.registry import BUILT_IN
 
 from .declarations import Settings
 from .rules import Rule, nearest
 from .yaml_text import NUMBER, OddNumber
 
 LARGEST_NUMBER = 3.4e38  # that float32 holds, in which all is computed
+FOLDERS = "imagefolder"  # of the datasets that are built in, the one for images of one's own
 MOST_OPERATIONS = 20_000  # in all cells of a supernet; 2,240 in one of DARTS' size
 
 _TYPE_WORDS: dict[Any, str] = {
@@ -238,6 +240,11 @@ def _check_together(s: Settings) -> None:
         raise SettingsError("sites: expected at least one that trains, beside held_out_sites")
     if both := set(s.sites) & set(s.held_out_sites):
         raise SettingsError(f"held_out_sites: {min(both)!r} is among sites, too")
+    if s.sites and s.data.dataset != FOLDERS and s.data.dataset in BUILT_IN:
+        raise SettingsError(
+            f"data.dataset: sites have folders of images, which {FOLDERS} reads; found "
+            f"{s.data.dataset!r}"
+        )
     if s.data.partition == "sites" and not s.sites:
         raise SettingsError(
             "data.partition: sites needs their names, which are those of folders in data.root; "

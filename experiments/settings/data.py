@@ -23,7 +23,7 @@ class DataSettings:
         (),
         Rule(
             lambda names: len(names) != 1 and len(set(names)) == len(names) and all(names),
-            "a list of at least two different names of folders",
+            "a list of at least two different names of folders, numbers in quotes",
             complete=True,
         ),
         about="Names of the classes, in the order of the network's outputs. Empty: all that the "

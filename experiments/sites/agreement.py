@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedmetanas.experiments.code_digest import DIGEST
+from fedmetanas.experiments.console import one_line
+from fedmetanas.experiments.data.image_faults import some
 from fedmetanas.experiments.settings import DataSettings, Settings, write_yaml
 
 from .facts import versions
 
 FEWEST = {"train-images": 2, "test-images": 1}  # one to adapt to and one to learn from
-LONGEST = 10_000  # entries of a list, and characters of a text, that a site may say
+MOST = 10_000  # entries of a list that a site may say
+LONGEST = 1_000  # characters of a text
 WHOLE = (
     *("train-images", "test-images", "smallest-width", "smallest-height"),
     *("largest-width", "largest-height"),
@@ -64,13 +67,14 @@ def read_facts(said: Mapping[str, Any]) -> Facts:
     """
     wholes = [said.get(key) for key in WHOLE]
     texts = [said.get(key) for key in ("site", "data", "code")]
-    names = [list(said.get(key) or []) for key in ("classes", "versions")]
-    counts = list(said.get("class-counts") or [])
+    classes, packages = (said.get(key) for key in ("classes", "versions"))
+    counts = said.get("class-counts", [])
     sound = (
-        all(type(number) is int and 0 <= number < 2**53 for number in [*wholes, *counts])
-        and all(isinstance(text, str) for text in [*texts, *names[0], *names[1]])
-        and all(len(text) <= LONGEST for text in [*texts, *names[0], *names[1]])
-        and all(len(listed) <= LONGEST for listed in (*names, counts))
+        all(isinstance(one, list) and len(one) <= MOST for one in (classes, packages, counts))
+        and all(type(number) is int and 0 <= number < 2**53 for number in [*wholes, *counts])
+        and all(isinstance(text, str) for text in [*texts, *classes, *packages])
+        and all(len(text) <= LONGEST for text in [*texts, *classes, *packages])
+        and len(counts) in (0, len(classes))
         and type(said.get("grey")) is bool
     )
     if not sound:
@@ -79,18 +83,18 @@ def read_facts(said: Mapping[str, Any]) -> Facts:
         site=said["site"],
         train=said["train-images"],
         test=said["test-images"],
-        classes=tuple(names[0]),
+        classes=tuple(classes),
         counts=tuple(counts),
         smallest=(said["smallest-width"], said["smallest-height"]),
         grey=said["grey"],
         data=said["data"],
         code=said["code"],
-        versions=tuple(names[1]),
+        versions=tuple(packages),
     )
 
 
 def objections(facts: Facts, settings: Settings, own_images: bool = True) -> list[str]:
-    """Return why a node cannot take part, each reason in a few words; none if it can.
+    """Return why a node cannot take part, each reason in a line; none if it can.
 
     Parameters
     ----------
@@ -104,18 +108,15 @@ def objections(facts: Facts, settings: Settings, own_images: bool = True) -> lis
     found: list[str] = []
     if facts.code != DIGEST:
         return ["it runs another version of fedmetanas than the server; install the same"]
-    if settings.engine.versions == "same":
-        found += [
-            f"it has {theirs}, the server {ours} (engine.versions)"
-            for theirs, ours in _differing(facts.versions)
-        ]
+    if settings.engine.versions == "same" and (differing := _differing(facts.versions)):
+        found.append(f"{one_line(some(differing))} (engine.versions)")
     return found + (_objections_to_images(facts, settings.data) if own_images else [])
 
 
 def _objections_to_images(facts: Facts, data: DataSettings) -> list[str]:
     found = []
     if unknown := [name for name in facts.classes if name not in data.classes]:
-        found.append(f"its classes {', '.join(unknown)} are not in data.classes")
+        found.append(f"its classes {one_line(some(unknown))} are not in data.classes")
     has = {"train-images": facts.train, "test-images": facts.test}
     for key, fewest in FEWEST.items():
         if has[key] < fewest:
@@ -132,13 +133,13 @@ def _objections_to_images(facts: Facts, data: DataSettings) -> list[str]:
     return found
 
 
-def _differing(theirs: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the versions that differ, a site's and the server's."""
+def _differing(theirs: Iterable[str]) -> list[str]:
+    """Return the versions that differ, a site's and the server's, in words."""
     ours = {text.partition(" ")[0]: text for text in versions()}
     pairs = [(text, ours.get(text.partition(" ")[0], "none")) for text in theirs]
     named = {text.partition(" ")[0] for text in theirs}
     pairs += [(f"no {name}", text) for name, text in ours.items() if name not in named]
-    return [(one, other) for one, other in pairs if one != other]
+    return [f"it has {one}, the server {other}" for one, other in pairs if one != other]
 
 
 def what_they_have(sites: Sequence[Facts]) -> list[str]:
@@ -152,7 +153,7 @@ def what_they_have(sites: Sequence[Facts]) -> list[str]:
     if all(site.counts for site in sites):
         counts: Counter[str] = Counter()
         for site in sites:
-            counts.update(dict(zip(site.classes, site.counts, strict=False)))
+            counts.update(dict(zip(site.classes, site.counts, strict=True)))
         share = max(counts.values()) / max(1, sum(counts.values()))
         lines.append(f"guessing the most frequent class would be right on {share:.3f} of them")
     return lines

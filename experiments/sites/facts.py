@@ -1,6 +1,7 @@
 """What a site tells the server of its images before the first round: this, and nothing else."""
 
 import platform
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
@@ -55,16 +56,17 @@ def facts_of(dataset: Dataset, name: str, disclose: str) -> dict[str, Fact]:
         "largest-height": reading.largest[1],
         "grey": reading.grey,
         "data": dataset.digest,
-        "versions": versions(),
+        "versions": list(versions()),
         "code": DIGEST,
     }
 
 
-def versions() -> list[str]:
+@cache
+def versions() -> tuple[str, ...]:
     """Return what computes here, a name and a version each."""
     packages = [f"{name} {version(name)}" for name in ("flwr", "torch", "numpy")]
     own = f"fedmetanas {fedmetanas.__version__}"
-    return [f"python {platform.python_version()}", *packages, own]
+    return (f"python {platform.python_version()}", *packages, own)
 
 
 def _as_stored(dataset: Dataset) -> Reading:
