@@ -163,7 +163,9 @@ class Roster(Nodes):
             here = {claim.client for claim in claims}
             absent = [c for c in range(settings.partitions) if c not in here]
             if absent:
-                return f"{', '.join(name_of(settings, client) for client in absent)} not connected"
+                reading = ", or still reading images" if self.hello.asked else ""
+                names = ", ".join(name_of(settings, client) for client in absent)
+                return f"{names} not connected{reading}"
             return "some have not said yet what they have"
         return f"{len(claims)} of {settings.engine.min_nodes} nodes connected (engine.min_nodes)"
 

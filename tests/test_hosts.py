@@ -127,53 +127,45 @@ class Hosts:
 
 
 class Federation:
-    """A server and three sites that run at their hosts."""
+    """A server and three sites, each at its host with its own kit and images alone."""
 
     def __init__(self, hosts: Hosts) -> None:
         self.hosts = hosts
         self.root = hosts.home("server") / "federation"
         made = ("federation", "init", self.root, "--sites", ",".join(SITES))
-        made += ("--address", ADDRESSES["server"], "--port", PORT)
-        self.at_server("fedmetanas", *made)
-        self.server = self.serve()
+        self.at_server("fedmetanas", *made, "--address", ADDRESSES["server"], "--port", PORT)
+        self.serve()
         for seed, name in enumerate(SITES):
-            kit = self.kit(name)
-            shutil.move(self.root / "kits" / name, kit)
+            shutil.move(self.root / "kits" / name, self.kit(name))
             write_images(self.images(name), seed, SITES[name])
-            self.name_images(kit, self.images(name))
-        self.sites = {name: self.play(name) for name in SITES}
-        self.server_knows(*SITES)
+            file = self.kit(name) / "site.toml"
+            text = file.read_text().replace("/path/to/the/images", str(self.images(name)))
+            file.write_text(text)
+            self.play(name)
+        for name in SITES:
+            wait_for(lambda name=name: "SuperNode ID:" in self.log(name), name)
 
     def kit(self, name: str) -> Path:
         return self.hosts.home(name) / "kit"
 
     def images(self, name: str) -> Path:
-        return self.hosts.mark / "images" / name
-
-    def name_images(self, kit: Path, images: Path) -> None:
-        file = kit / "site.toml"
-        file.write_text(file.read_text().replace("/path/to/the/images", str(images)))
-
-    def serve(self) -> subprocess.Popen[bytes]:
-        before = self.hosts.said("server").count("fedmetanas run EXPERIMENT")
-        server = self.hosts.start("server", BIN / "fedmetanas", "federation", "up", self.root)
-        says = lambda: self.hosts.said("server").count("fedmetanas run EXPERIMENT") > before  # noqa: E731
-        wait_for(says, "the server", 60)
-        return server
-
-    def play(self, name: str) -> subprocess.Popen[bytes]:
-        return self.hosts.start(
-            name, BIN / "fedmetanas", "site", "start", self.kit(name) / "site.toml"
-        )
+        return self.hosts.home(name) / "images"
 
     def log(self, name: str) -> str:
         path = self.kit(name) / "log" / "site.log"
         return path.read_text() if path.exists() else ""
 
-    def server_knows(self, *names: str, seconds: float = 60.0) -> None:
-        """Wait until sites are accepted."""
-        for name in names:
-            wait_for(lambda name=name: "SuperNode ID:" in self.log(name), f"{name}", seconds)
+    def serve(self) -> None:
+        """Start the server, and wait until it is up."""
+        words = "fedmetanas run EXPERIMENT"
+        before = self.hosts.said("server").count(words)
+        self.hosts.start("server", BIN / "fedmetanas", "federation", "up", self.root)
+        wait_for(lambda: self.hosts.said("server").count(words) > before, "the server")
+
+    def play(self, name: str) -> None:
+        """Start a site."""
+        file = self.kit(name) / "site.toml"
+        self.hosts.start(name, BIN / "fedmetanas", "site", "start", file)
 
     @property
     def surroundings(self) -> dict[str, Path]:
@@ -187,9 +179,6 @@ class Federation:
         """Run a program at the server's host to its end."""
         done = self.hosts.start("server", BIN / program, *words, **self.surroundings)
         assert done.wait(120) == 0, self.hosts.said("server")
-
-    def run(self, *words: object) -> "Run":
-        return Run(self, *words)
 
     def results(self, out: Path) -> Path:
         """Return the folder in which the server writes the run that has a folder here."""
@@ -246,27 +235,26 @@ def experiment(federation: Federation, *overrides: str) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def completed(federation: Federation) -> tuple[Path, dict[str, str]]:
-    """A run that completed while others tried to join, and what they were told."""
-    strangers = {name: stranger(federation, name) for name in STRANGERS}
-    started = time.monotonic()
-    out = federation.hosts.home("server") / "completed"
-    run = federation.run(experiment(federation), "--out", out)
-    print(run.ends(0), time.monotonic() - started)
-    told = {}
-    for name, process in strangers.items():
-        assert process.wait(120) == 2, name
-        told[name] = (federation.hosts.home("stranger") / name / "log" / "site.log").read_text()
-    return out, told
-
-
+#: What the files of others leave out, and why they are refused.
 STRANGERS = {
     "no key": ("key", "wants a key; set key"),
     "unknown key": ("", "does not accept the key"),
     "other authority": ("", "not signed by the authority in"),
     "plain": ("root-certificates key", "speaks TLS; set root-certificates"),
 }
+
+
+@pytest.fixture(scope="module")
+def completed(federation: Federation) -> tuple[Path, dict[str, str]]:
+    """A run that completed while others tried to join, and what the logs of these say."""
+    strangers = {name: stranger(federation, name) for name in STRANGERS}
+    out = federation.hosts.home("server") / "completed"
+    Run(federation, experiment(federation), "--out", out).ends(0)
+    told = {}
+    for name, process in strangers.items():
+        assert process.wait(120) == 2, name
+        told[name] = (federation.hosts.home("stranger") / name / "log" / "site.log").read_text()
+    return out, told
 
 
 def stranger(federation: Federation, name: str) -> subprocess.Popen[bytes]:
@@ -298,9 +286,10 @@ def test_each_stranger_is_refused_and_its_log_says_why(
 def test_a_run_over_hosts_has_the_bits_of_a_simulation(
     federation: Federation, completed: tuple[Path, dict[str, str]], engine: str, tmp_path: Path
 ) -> None:
-    out = tmp_path / engine
-    root = f"data.root={federation.hosts.mark / 'images'}"
-    yaml = experiment(federation, root, f"data.cache={tmp_path / 'cache'}")
+    out, root = tmp_path / "out", tmp_path / "images"
+    for name in SITES:
+        shutil.copytree(federation.images(name), root / name)
+    yaml = experiment(federation, f"data.root={root}", f"data.cache={tmp_path / 'cache'}")
     simulated = subprocess.run(
         [BIN / "fedmetanas", "run", yaml, "--engine", engine, "--out", out],
         capture_output=True,
@@ -321,9 +310,10 @@ def test_every_site_has_kept_the_network(
     federation: Federation, completed: tuple[Path, dict[str, str]]
 ) -> None:
     for name in SITES:
-        (kept,) = (federation.kit(name) / "results").iterdir()
+        results = federation.results(completed[0])
+        kept = federation.kit(name) / "results" / results.name
         for file in (run_folder.GENOTYPE, run_folder.WEIGHTS):
-            assert (kept / file).read_bytes() == (completed[0] / file).read_bytes()
+            assert (kept / file).read_bytes() == (results / file).read_bytes()
 
 
 CALLS = """
@@ -352,11 +342,11 @@ def test_no_name_of_a_file_leaves_a_site(federation: Federation) -> None:
     broken = federation.images("north") / "train" / "cat" / f"{PERSON}-1961.png"
     settings = experiment(federation, "rounds=3", "min_replies=1", "evaluation.every=1")
     try:
-        run = federation.run(settings, "--out", out)
+        run = Run(federation, settings, "--out", out)
         wait_for(lambda: federation.rounds(out), "the first round")
         broken.write_bytes(b"\x89PNG no more")
         said = run.ends(0)
-        again = federation.run(settings).ends(2)
+        again = Run(federation, settings).ends(2)
     finally:
         broken.unlink()
 
@@ -377,7 +367,7 @@ def test_a_run_goes_on_after_its_server_was_killed(
 ) -> None:
     hosts, home = federation.hosts, federation.hosts.home("server")
     out, other = home / "killed", home / "changed"
-    run = federation.run(experiment(federation), "--out", out)
+    run = Run(federation, experiment(federation), "--out", out)
     wait_for(lambda: len(federation.rounds(out)) >= 3, "three rounds")
 
     hosts.kill("server", spared=run.process.pid)
@@ -389,11 +379,11 @@ def test_a_run_goes_on_after_its_server_was_killed(
     (other / "run.json").write_text(json.dumps(known | {"name": "changed"}))
     shutil.copytree(federation.results(out), federation.results(other))
     write_images(federation.images("south"), 9, {"dog": (0, 0), "cat": (1, 0)})
-    assert "south: its images have changed" in federation.run("--resume", other).ends(2)
-    federation.run("--resume", other, "--accept-changed", "south").ends(0)
+    assert "south: its images have changed" in Run(federation, "--resume", other).ends(2)
+    Run(federation, "--resume", other, "--accept-changed", "south").ends(0)
 
     write_images(federation.images("south"), 1, SITES["south"])
-    federation.run("--resume", out).ends(0)
+    Run(federation, "--resume", out).ends(0)
     assert_same_result(out, completed[0])
     weights = [(folder / run_folder.WEIGHTS).read_bytes() for folder in (out, other)]
     assert weights[0] != weights[1]
@@ -406,7 +396,7 @@ ACCEPTED = {"north": "SuperNode ID:", "west": "Connection successful"}
 def test_sites_that_are_killed_or_cut_off_come_back(federation: Federation) -> None:
     hosts, out = federation.hosts, federation.hosts.home("server") / "away"
     settings = experiment(federation, "rounds=999", "min_replies=1", "evaluation.every=999")
-    run = federation.run(settings, "--out", out)
+    run = Run(federation, settings, "--out", out)
     wait_for(lambda: len(federation.rounds(out)) >= 2, "two rounds")
     before = {name: federation.log(name).count(words) for name, words in ACCEPTED.items()}
     began = time.monotonic()
