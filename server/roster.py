@@ -95,9 +95,9 @@ class Roster(Nodes):
             if not self.hello.asked and self._are_enough(claims, waited > engine.wait):
                 break
             missing = self._missing(claims)
+            self._say(f"waiting: {missing}")
             if waited > engine.timeout:
                 raise ClientError(f"{missing}, for {engine.timeout:g} s (engine.timeout)")
-            self._say(f"waiting: {missing}")
             pause(started)
         if refused := sorted(f"{claim.name}: {claim.reason}" for claim in claims if claim.reason):
             raise SettingsError("; ".join(refused))
