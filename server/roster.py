@@ -101,11 +101,11 @@ class Roster(Nodes):
             if self._are_enough(claims, is_late) and not is_open:
                 break
             missing = self._missing(claims)
+            self._say(f"waiting: {missing}")
             if waited > engine.timeout:
                 if is_refused:
                     break
                 raise ClientError(f"{missing}, for {engine.timeout:g} s (engine.timeout)")
-            self._say(f"waiting: {missing}")
             pause(started)
         if refused := sorted(f"{claim.name}: {claim.reason}" for claim in claims if claim.reason):
             raise SettingsError("; ".join(refused))
@@ -171,7 +171,9 @@ class Roster(Nodes):
             here = {claim.client for claim in claims}
             absent = [c for c in range(settings.partitions) if c not in here]
             if absent:
-                return f"{', '.join(name_of(settings, client) for client in absent)} not connected"
+                reading = ", or still reading images" if self.hello.asked else ""
+                names = ", ".join(name_of(settings, client) for client in absent)
+                return f"{names} not connected{reading}"
             return "some have not said yet what they have"
         return f"{len(claims)} of {settings.engine.min_nodes} nodes connected (engine.min_nodes)"
 
