@@ -95,9 +95,9 @@ class Roster(Nodes):
             if not self.hello.asked and self._are_enough(claims, waited > engine.wait):
                 break
             missing = self._missing(claims)
+            self._say(f"waiting: {missing}")
             if waited > engine.timeout:
                 raise ClientError(f"{missing}, for {engine.timeout:g} s (engine.timeout)")
-            self._say(f"waiting: {missing}")
             pause(started)
         if refused := sorted(f"{claim.name}: {claim.reason}" for claim in claims if claim.reason):
             raise SettingsError("; ".join(refused))
@@ -162,8 +162,11 @@ class Roster(Nodes):
         if settings.sites or any(claim.client not in (None, ANY) for claim in claims):
             here = {claim.client for claim in claims}
             absent = [c for c in range(settings.partitions) if c not in here]
+            names = ", ".join(name_of(settings, client) for client in absent)
+            if absent and self.hello.asked:
+                return f"no answer yet from {names}"
             if absent:
-                return f"{', '.join(name_of(settings, client) for client in absent)} not connected"
+                return f"{names} not connected"
             return "some have not said yet what they have"
         return f"{len(claims)} of {settings.engine.min_nodes} nodes connected (engine.min_nodes)"
 
@@ -274,11 +277,21 @@ def propose(grid: Grid, settings: Settings) -> None:
     answers = hello.answers.values()
     sites = [answer.facts for answer in answers if answer.facts and answer.facts.site]
     if sites:
-        say("what the sites that are connected would agree on:", "", proposal(sites))
+        say(
+            "what the sites that are connected would agree on:",
+            "",
+            proposal(sites, settings.data.image_size),
+        )
     for node, answer in hello.answers.items():
         if answer.reason:
             say(f"node {node}: {answer.reason}", stream=sys.stderr)
+    if sites:
+        advice = "paste the lines above into the experiment, and change them as you like"
+    elif hello.answers and settings.data.dataset != "imagefolder":
+        advice = "sites have folders of images: set data.dataset=imagefolder"
+    else:
+        advice = f"no site could be asked what it has; {len(hello.answers)} nodes are connected"
     raise SettingsError(
         "sites must agree on data.classes, data.image_size and data.channels, and the experiment "
-        f"names them in sites; {len(sites)} sites are connected"
+        f"must name them in sites: {advice}"
     )
