@@ -150,8 +150,8 @@ class Roster(Nodes):
         clients = {claim.client for claim in claims if not claim.reason}
         if ANY in clients:
             return len(claims) >= settings.engine.min_nodes
-        if clients.issuperset(range(settings.partitions)):
-            return True
+        if {claim.client for claim in claims}.issuperset(range(settings.partitions)):
+            return True  # all are here, if only to be refused
         needed = settings.min_replies or (settings.drawn + 1) // 2
         training = clients.intersection(range(settings.clients))
         return is_late and (len(training) >= needed or any(claim.reason for claim in claims))
