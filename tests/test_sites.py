@@ -725,6 +725,13 @@ def test_every_site_keeps_the_network_that_the_server_has(
         told = float(capsys.readouterr().out.split()[2])
         assert told == pytest.approx(summary["sites"][name]["before"], abs=1e-6)
 
+    (out / "settings-only").mkdir()
+    for name in (run_folder.SETTINGS, run_folder.GENOTYPE, run_folder.WEIGHTS):
+        text = (folder / name).read_bytes().replace(str(root).encode(), b"nowhere")
+        (out / "settings-only" / name).write_bytes(text)
+    assert main(["evaluate", str(out / "settings-only")]) == 2
+    assert "the images of this network are at its sites" in capsys.readouterr().err
+
 
 def test_a_site_that_cannot_keep_it_is_named(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
