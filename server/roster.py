@@ -158,8 +158,8 @@ class Roster(Nodes):
         clients = {claim.client for claim in claims if not claim.reason}
         if ANY in clients:
             return len(claims) >= settings.engine.min_nodes
-        if clients.issuperset(range(settings.partitions)):
-            return True
+        if {claim.client for claim in claims}.issuperset(range(settings.partitions)):
+            return True  # all are here, if only to be refused
         needed = settings.min_replies or (settings.drawn + 1) // 2
         training = clients.intersection(range(settings.clients))
         return is_late and (len(training) >= needed or any(claim.reason for claim in claims))
@@ -170,9 +170,9 @@ class Roster(Nodes):
         if settings.sites or any(claim.client not in (None, ANY) for claim in claims):
             here = {claim.client for claim in claims}
             absent = [c for c in range(settings.partitions) if c not in here]
+            names = ", ".join(name_of(settings, client) for client in absent)
             if absent:
                 reading = ", or still reading images" if self.hello.asked else ""
-                names = ", ".join(name_of(settings, client) for client in absent)
                 return f"{names} not connected{reading}"
             return "some have not said yet what they have"
         return f"{len(claims)} of {settings.engine.min_nodes} nodes connected (engine.min_nodes)"
@@ -278,11 +278,21 @@ def propose(grid: Grid, settings: Settings) -> None:
     answers = hello.answers.values()
     sites = [answer.facts for answer in answers if answer.facts and answer.facts.site]
     if sites:
-        say("what the sites that are connected would agree on:", "", proposal(sites))
+        say(
+            "what the sites that are connected would agree on:",
+            "",
+            proposal(sites, settings.data.image_size),
+        )
     for node, answer in hello.answers.items():
         if answer.reason:
             say(f"node {node}: {answer.reason}", stream=sys.stderr)
+    if sites:
+        advice = "paste the lines above into the experiment, and change them as you like"
+    elif hello.answers and settings.data.dataset != "imagefolder":
+        advice = "sites have folders of images: set data.dataset=imagefolder"
+    else:
+        advice = f"no site could be asked what it has; {len(hello.answers)} nodes are connected"
     raise SettingsError(
         "sites must agree on data.classes, data.image_size and data.channels, and the experiment "
-        f"names them in sites; {len(sites)} sites are connected"
+        f"must name them in sites: {advice}"
     )
