@@ -519,7 +519,7 @@ def test_sites_that_are_asked_for_other_data_are_no_reason_to_wait(
     settings = settings_of("data.classes=[]", "data.image_size=null", "data.dataset=digits")
     grid = machines_of(settings, root, tmp_path)
 
-    with pytest.raises(SettingsError, match=r"set data\.dataset=imagefolder"):
+    with pytest.raises(SettingsError, match=r"data\.dataset: sites have folders of images"):
         run_server(grid, monkeypatch, tmp_path / "results")
 
 
