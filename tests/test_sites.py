@@ -432,7 +432,9 @@ def test_sites_that_have_not_answered_yet_are_not_taken_for_away(
 def test_nobody_is_waited_for_when_all_have_answered_and_one_disagrees(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_of("engine.timeout=5", "data.classes=[cat, dog]")  # one has another class
+    settings = settings_of(
+        "engine.wait=60", "engine.timeout=5", "data.classes=[cat, dog]"
+    )  # one has another class
 
     with pytest.raises(SettingsError, match="its classes emu are not in"):
         run_server(machines_of(settings, root, tmp_path), monkeypatch, tmp_path / "results")
