@@ -518,10 +518,10 @@ def test_images_are_not_proposed_as_large_as_photos_are() -> None:
 def test_sites_that_are_asked_for_other_data_are_no_reason_to_wait(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_of("data.classes=[]", "data.image_size=null", "data.dataset=digits")
-    grid = machines_of(settings, root, tmp_path)
+    asked = ("data.classes=[]", "data.image_size=null", "data.dataset=mnist", "engine.wait=60")
+    grid = machines_of(settings_of(*asked, sites="[]", held="[]"), root, tmp_path)
 
-    with pytest.raises(SettingsError, match=r"data\.dataset: sites have folders of images"):
+    with pytest.raises(SettingsError, match=r"set data\.dataset=imagefolder"):
         run_server(grid, monkeypatch, tmp_path / "results")
 
 
