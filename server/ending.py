@@ -46,11 +46,16 @@ def finish(clients: Clients, strategy: Strategy, arrays: ArrayRecord) -> SearchR
     if experiment.test:
         _, before_cut = evaluate_supernet(experiment, experiment.test, relaxed, weights, alphas)
         accuracy = evaluate_network(experiment, experiment.test, genotype, derived)
+        gap = before_cut - accuracy
     else:
         accuracy = _of_sites(measured, settings, left_out)
-        again = clients.view([one.client for one in measured], settings.rounds)
+        trained = [one.client for one in measured if one.client < settings.clients]
+        again = clients.view(trained, settings.rounds)
         uncut = evaluate_clients(again, arrays, settings.rounds, config)
         before_cut = _of_sites(uncut, settings, again.left_out)
+        twice = {one.client for one in uncut}  # a site may have gone between the two
+        of_both = [one for one in measured if one.client in twice]
+        gap = before_cut - _of_sites(of_both, settings, left_out)
     summary: dict[str, Any] = {
         "name": settings.name,
         "strategy": settings.strategy.name,
@@ -59,7 +64,7 @@ def finish(clients: Clients, strategy: Strategy, arrays: ArrayRecord) -> SearchR
         "tested_on": "server" if experiment.test else "sites",
         "test_accuracy": accuracy,
         "accuracy_before_last_cut": before_cut,
-        "pruning_gap": before_cut - accuracy,
+        "pruning_gap": gap,
         "operations_before_last_cut": relaxed.mask.counts()[0],
         "operations": cut.counts()[0],
         "parameters": count_parameters(derived),

@@ -1,6 +1,7 @@
 """Sites of which nothing is believed: what they may say, and what becomes of a run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import tiny
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from machines import AGREED, Machines, write_images
 
-from fedmetanas.errors import SettingsError
-from fedmetanas.experiments.client_data import _opened_site
+from fedmetanas.errors import DataError, SettingsError
+from fedmetanas.experiments.client_data import _opened_site, open_site
 from fedmetanas.experiments.experiment import _opened, open_on_server
 from fedmetanas.experiments.settings import Settings
+from fedmetanas.experiments.sites.facts import facts_of
 from fedmetanas.server import app as server_app
 from fedmetanas.server import roster as roster_module
 from fedmetanas.server.roster import Roster
@@ -218,3 +220,43 @@ def test_a_site_whose_images_change_under_its_node_is_left_out(
     assert left_out == [[], [gone, gone], [gone]]  # train and evaluate; the last is measured later
     summary = json.loads((folder / "summary.json").read_text())
     assert list(summary["sites"]) == ["north"]
+
+
+def test_the_pruning_gap_is_of_the_sites_that_measured_both_networks(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = machines_of(settings_of("rounds=1", "engine.timeout=1"), root, tmp_path)
+    measured: list[Message] = []
+
+    def leave(messages: list[Message]) -> None:
+        if messages and messages[0].metadata.message_type == "evaluate":
+            measured.extend(messages)
+            if len(measured) > len(NODES):
+                grid.nodes.pop(NODES["south"], None)
+
+    app = grid.app
+
+    def all_right(message: Message, context: Context) -> Message:
+        reply = app(message, context)
+        if context.node_id == NODES["north"] and message.metadata.message_type == "evaluate":
+            reply.content.metric_records["metrics"]["accuracy-before"] = 1.0
+        return reply
+
+    grid.app, grid.before_push = all_right, leave
+    folder = run_server(grid, monkeypatch, tmp_path / "results")
+
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["test_accuracy"] < 1  # that of both sites
+    assert summary["accuracy_before_last_cut"] == 1  # that of north alone
+    assert summary["pruning_gap"] == 0
+
+
+# What can be said at all
+
+
+def test_a_class_whose_name_cannot_be_sent_is_named_at_the_site(root: Path) -> None:
+    dataset = open_site(settings_of(), root / "north")
+    odd = replace(dataset, classes=("cat", "d\udcffg", "emu"))
+
+    with pytest.raises(DataError, match=r"the class 'd\\udcffg' has no name in UTF-8"):
+        facts_of(odd, "north", "counts")

@@ -7,6 +7,7 @@ from importlib.metadata import version
 import numpy as np
 
 import fedmetanas
+from fedmetanas.errors import DataError
 from fedmetanas.experiments.code_digest import DIGEST
 from fedmetanas.experiments.data.registry import Dataset, Reading
 
@@ -36,11 +37,19 @@ def facts_of(dataset: Dataset, name: str, disclose: str) -> dict[str, Fact]:
         ``largest-width``, ``largest-height``: pixels, before anything was resized; ``grey``:
         whether all images are; ``data``: a digest of the images; ``versions``: a name and a version
         each; ``code``: a digest of this package.
+
+    Raises
+    ------
+    DataError
+        If the name of a class cannot be sent.
     """
     reading = dataset.reading or _as_stored(dataset)
     labels = dataset.train.labels, dataset.test.labels
     trained, tested = (np.bincount(part, minlength=len(dataset.classes)) for part in labels)
     there = [label for label in range(len(dataset.classes)) if trained[label] or tested[label]]
+    for label in there:
+        if not _is_text(dataset.classes[label]):
+            raise DataError(f"the class {dataset.classes[label]!a} has no name in UTF-8; rename it")
     facts: dict[str, Fact] = {
         "site": name,
         "train-images": len(dataset.train.labels),
@@ -67,6 +76,15 @@ def versions() -> tuple[str, ...]:
     packages = [f"{name} {version(name)}" for name in ("flwr", "torch", "numpy")]
     own = f"fedmetanas {fedmetanas.__version__}"
     return (f"python {platform.python_version()}", *packages, own)
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a name is whole characters, as that of a folder need not be."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _as_stored(dataset: Dataset) -> Reading:
