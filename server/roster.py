@@ -92,7 +92,8 @@ class Roster(Nodes):
         while True:
             self.hello.meet()
             claims, waited = self._claims(), time.monotonic() - started
-            if not self.hello.asked and self._are_enough(claims, waited > engine.wait):
+            is_late = waited > engine.wait  # and whoever has not answered yet may never do so
+            if (is_late or not self.hello.asked) and self._are_enough(claims, is_late):
                 break
             missing = self._missing(claims)
             self._say(f"waiting: {missing}")

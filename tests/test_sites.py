@@ -401,6 +401,20 @@ def test_a_run_waits_for_its_sites_and_says_for_whom(
     assert "waiting: south not connected" in capsys.readouterr().err
 
 
+def test_a_site_that_gives_no_answer_is_waited_for_as_long_as_engine_wait_says(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = ("engine.wait=0.3", "engine.timeout=9")
+    settings = settings_of(*waits, "min_replies=1", "rounds=1", held="[]")
+    grid = machines_of(settings, root, tmp_path, ("north",))
+    monkeypatch.setattr(grid, "get_node_ids", lambda: [*grid.nodes, NODES["south"]])
+
+    folder = run_server(grid, monkeypatch, tmp_path / "results")
+
+    (line,) = lines_of(folder)
+    assert {(one["client"], one["reason"]) for one in line["left_out"]} == {(1, "it is away")}
+
+
 def test_a_name_is_bound_to_a_node(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
