@@ -146,12 +146,15 @@ class Roster(Nodes):
         return dict(self.begun)
 
     def _are_enough(self, claims: list[Claim], is_late: bool) -> bool:
-        """Return whether the first round may start, or cannot for those that are refused."""
+        """Return whether the first round may start, or cannot for those that are refused.
+
+        Nobody waits longer where all are here, whether they can take part or not.
+        """
         settings = self.settings
         clients = {claim.client for claim in claims if not claim.reason}
         if ANY in clients:
             return len(claims) >= settings.engine.min_nodes
-        if clients.issuperset(range(settings.partitions)):
+        if {claim.client for claim in claims}.issuperset(range(settings.partitions)):
             return True
         needed = settings.min_replies or (settings.drawn + 1) // 2
         training = clients.intersection(range(settings.clients))
@@ -201,7 +204,9 @@ class Roster(Nodes):
         settings, facts, some = self.settings, answer.facts, f"node {node}"
         names = (*settings.sites, *settings.held_out_sites)
         if facts is None:
-            return Claim(some, None, None, answer.reason)
+            name = next((name for name in names if self.bound.get(name) == node), some)
+            known = names.index(name) if name in names else None
+            return Claim(name, known, None, answer.reason.removeprefix(f"{name}: "))
         name, client, reason = facts.site or some, None, ""
         if facts.site:
             if name not in names:
@@ -269,9 +274,8 @@ def propose(grid: Grid, settings: Settings) -> None:
     hello, started = Hello(grid), time.monotonic()
     while True:
         hello.meet()
-        if hello.answers and not hello.asked:
-            break
-        if time.monotonic() - started > settings.engine.wait and not hello.asked:
+        is_late = time.monotonic() - started > settings.engine.wait
+        if is_late or (hello.answers and not hello.asked):
             break
         pause(started)
     answers = hello.answers.values()

@@ -415,6 +415,24 @@ def test_a_site_that_gives_no_answer_is_waited_for_as_long_as_engine_wait_says(
     assert {(one["client"], one["reason"]) for one in line["left_out"]} == {(1, "it is away")}
 
 
+def test_nobody_waits_for_a_site_that_cannot_take_part(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bound = tmp_path / "nodes.json"
+    bound.write_text(json.dumps({name: str(node) for name, node in NODES.items()}))
+    monkeypatch.setenv("FEDMETANAS_NODES", str(bound))
+    settings = settings_of("engine.wait=99", "engine.timeout=9")
+    grid = machines_of(settings, root, tmp_path)
+    write_images(tmp_path / "unknown", 3, {"cat": (3, 1), "hen": (3, 1)})
+    grid.nodes[NODES["north"]]["data-path"] = str(tmp_path / "unknown")
+    grid.nodes[NODES["south"]]["data-path"] = str(tmp_path / "nowhere")
+
+    with pytest.raises(SettingsError, match="north: its classes hen are not .*; south: DataError"):
+        run_server(grid, monkeypatch, tmp_path / "results")
+
+    assert "waiting" not in capsys.readouterr().err
+
+
 def test_a_name_is_bound_to_a_node(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,6 +495,18 @@ def test_an_experiment_without_agreement_is_told_what_sites_would_agree_on(
             "channels": 1,
         },
     }
+
+
+def test_a_site_that_gives_no_answer_does_not_keep_others_from_agreeing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = machines_of(settings_of("data.classes=[]"), root, tmp_path, ("north",))
+    monkeypatch.setattr(grid, "get_node_ids", lambda: [*grid.nodes, NODES["south"]])
+
+    with pytest.raises(SettingsError, match="1 sites are connected"):
+        run_server(grid, monkeypatch, tmp_path / "results")
+
+    assert "sites:\n- north\n" in capsys.readouterr().out
 
 
 def test_a_simulation_names_all_sites_that_disagree(root: Path, tmp_path: Path) -> None:
