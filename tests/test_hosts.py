@@ -226,7 +226,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 def settings_of(*overrides: str) -> str:
     named = f"sites=[{', '.join(SITES)}]"
     chosen = (named, "held_out_sites=[]", f"rounds={ROUNDS}", "evaluation.every=3")
-    return tiny.settings_of("data.cache=", *AGREED, *chosen, *overrides).to_yaml()
+    wait = "engine.wait=300"  # a busy machine must not begin with fewer
+    return tiny.settings_of("data.cache=", *AGREED, *chosen, wait, *overrides).to_yaml()
 
 
 def experiment(federation: Federation, *overrides: str) -> Path:

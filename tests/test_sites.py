@@ -402,20 +402,6 @@ def test_a_run_waits_for_its_sites_and_says_for_whom(
     assert "waiting: south not connected" in capsys.readouterr().err
 
 
-def test_a_site_that_does_not_answer_is_not_waited_for_longer_than_was_said(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = settings_of("engine.timeout=60", "rounds=1")
-    grid = machines_of(settings, root, tmp_path)
-    grid.silent = {NODES["south"]}
-
-    folder = run_server(grid, monkeypatch, tmp_path / "results")
-
-    assert lines_of(folder)[0]["left_out"] == [
-        {"client": 1, "stage": "train", "reason": "it is away"}
-    ]
-
-
 def test_sites_that_have_not_answered_yet_are_not_taken_for_away(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,6 +424,38 @@ def test_nobody_is_waited_for_when_all_have_answered_and_one_disagrees(
 
     with pytest.raises(SettingsError, match="its classes emu are not in"):
         run_server(machines_of(settings, root, tmp_path), monkeypatch, tmp_path / "results")
+
+
+def test_a_site_that_gives_no_answer_is_waited_for_as_long_as_engine_wait_says(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = ("engine.wait=0.3", "engine.timeout=9")
+    settings = settings_of(*waits, "min_replies=1", "rounds=1", held="[]")
+    grid = machines_of(settings, root, tmp_path, ("north",))
+    monkeypatch.setattr(grid, "get_node_ids", lambda: [*grid.nodes, NODES["south"]])
+
+    folder = run_server(grid, monkeypatch, tmp_path / "results")
+
+    (line,) = lines_of(folder)
+    assert {(one["client"], one["reason"]) for one in line["left_out"]} == {(1, "it is away")}
+
+
+def test_nobody_waits_for_a_site_that_cannot_take_part(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bound = tmp_path / "nodes.json"
+    bound.write_text(json.dumps({name: str(node) for name, node in NODES.items()}))
+    monkeypatch.setenv("FEDMETANAS_NODES", str(bound))
+    settings = settings_of("engine.wait=99", "engine.timeout=9")
+    grid = machines_of(settings, root, tmp_path)
+    write_images(tmp_path / "unknown", 3, {"cat": (3, 1), "hen": (3, 1)})
+    grid.nodes[NODES["north"]]["data-path"] = str(tmp_path / "unknown")
+    grid.nodes[NODES["south"]]["data-path"] = str(tmp_path / "nowhere")
+
+    with pytest.raises(SettingsError, match=r"north: its classes hen are not .*; south: DataError"):
+        run_server(grid, monkeypatch, tmp_path / "results")
+
+    assert "waiting" not in capsys.readouterr().err
 
 
 def test_a_name_is_bound_to_a_node(
@@ -523,6 +541,18 @@ def test_sites_that_are_asked_for_other_data_are_no_reason_to_wait(
 
     with pytest.raises(SettingsError, match=r"set data\.dataset=imagefolder"):
         run_server(grid, monkeypatch, tmp_path / "results")
+
+
+def test_a_site_that_gives_no_answer_does_not_keep_others_from_agreeing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = machines_of(settings_of("data.classes=[]"), root, tmp_path, ("north",))
+    monkeypatch.setattr(grid, "get_node_ids", lambda: [*grid.nodes, NODES["south"]])
+
+    with pytest.raises(SettingsError, match="paste the lines above"):
+        run_server(grid, monkeypatch, tmp_path / "results")
+
+    assert "sites:\n- north\n" in capsys.readouterr().out
 
 
 def test_a_simulation_names_all_sites_that_disagree(root: Path, tmp_path: Path) -> None:
