@@ -68,8 +68,9 @@ def read_facts(said: Mapping[str, Any]) -> Facts:
     """
     wholes = [said.get(key) for key in WHOLE]
     texts = [said.get(key) for key in ("site", "data", "code")]
-    classes, packages = (said.get(key) for key in ("classes", "versions"))
-    counts = said.get("class-counts", [])
+    classes: Any = said.get("classes")
+    packages: Any = said.get("versions")
+    counts: Any = said.get("class-counts", [])
     sound = (
         all(isinstance(one, list) and len(one) <= MOST for one in (classes, packages, counts))
         and all(type(number) is int and 0 <= number < 2**53 for number in [*wholes, *counts])
