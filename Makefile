@@ -33,8 +33,9 @@ docs: wheel
 	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
+# Two at a time: some tests wait for other processes for most of their time.
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 # The tests with the lowest versions that the ranges in pyproject.toml allow, and with the highest:
 # each in a fresh environment of some gigabytes. Not part of CI.
@@ -45,9 +46,9 @@ compat:
 		build/compat/bin/python -m pytest; \
 	done
 
-# The long versions of the tests: less than 20 minutes.
+# The long versions of the tests, which mostly wait: less than 40 minutes.
 soak: install
-	timeout 1200 $(VENV)/bin/python -m pytest -m soak
+	timeout 2400 $(VENV)/bin/python -m pytest -n 3 -m soak
 
 # The pages of the docs that are made from the code.
 reference: install

@@ -36,8 +36,9 @@ from .hooks import SearchState
 from .loop import search
 from .nodes import ClientError, Nodes, simulated_nodes
 from .progress import Progress
+from .proposal import propose
 from .record import Record
-from .roster import Roster, propose, read_bound
+from .roster import Roster, read_bound
 
 app = ServerApp()
 

@@ -17,8 +17,7 @@ from flwr.serverapp import Grid
 from fedmetanas.errors import SettingsError
 from fedmetanas.experiments.console import one_line, say
 from fedmetanas.experiments.experiment import Experiment
-from fedmetanas.experiments.settings import Settings
-from fedmetanas.experiments.sites.agreement import Facts, objections, proposal
+from fedmetanas.experiments.sites.agreement import Facts, objections
 
 from .hello import Answer, Hello
 from .nodes import AWAY, ClientError, Known, Nodes, name_of, pause
@@ -94,18 +93,14 @@ class Roster(Nodes):
         while True:
             self.hello.meet()
             claims, waited = list(self._claimed().values()), time.monotonic() - started
+            # Who has not answered by then may never do so.
             is_late = waited > min(engine.wait, engine.timeout)
-            is_refused = any(claim.reason for claim in claims)
-            # One that has not answered yet may be refused, too: then all are named together.
-            is_open = bool(self.hello.asked) and (is_refused or not is_late)
-            if self._are_enough(claims, is_late) and not is_open:
+            if (is_late or not self.hello.asked) and self._are_enough(claims, is_late):
                 break
             missing = self._missing(claims)
-            if waited > engine.timeout:
-                if is_refused:
-                    break
-                raise ClientError(f"{missing}, for {engine.timeout:g} s (engine.timeout)")
             self._say(f"waiting: {missing}")
+            if waited > engine.timeout:
+                raise ClientError(f"{missing}, for {engine.timeout:g} s (engine.timeout)")
             pause(started)
         if refused := sorted(f"{claim.name}: {claim.reason}" for claim in claims if claim.reason):
             raise SettingsError("; ".join(refused))
@@ -153,13 +148,16 @@ class Roster(Nodes):
         return dict(self.begun)
 
     def _are_enough(self, claims: list[Claim], is_late: bool) -> bool:
-        """Return whether the first round may start, or cannot for those that are refused."""
+        """Return whether the first round may start, or cannot for those that are refused.
+
+        Nobody waits longer where all are here, whether they can take part or not.
+        """
         settings = self.settings
         clients = {claim.client for claim in claims if not claim.reason}
         if ANY in clients:
             return len(claims) >= settings.engine.min_nodes
-        if clients.issuperset(range(settings.partitions)):
-            return True
+        if {claim.client for claim in claims}.issuperset(range(settings.partitions)):
+            return True  # all are here, if only to be refused
         needed = settings.min_replies or (settings.drawn + 1) // 2
         training = clients.intersection(range(settings.clients))
         return is_late and (len(training) >= needed or any(claim.reason for claim in claims))
@@ -170,8 +168,10 @@ class Roster(Nodes):
         if settings.sites or any(claim.client not in (None, ANY) for claim in claims):
             here = {claim.client for claim in claims}
             absent = [c for c in range(settings.partitions) if c not in here]
+            names = ", ".join(name_of(settings, client) for client in absent)
             if absent:
-                return f"{', '.join(name_of(settings, client) for client in absent)} not connected"
+                reading = ", or still reading images" if self.hello.asked else ""
+                return f"{names} not connected{reading}"
             return "some have not said yet what they have"
         return f"{len(claims)} of {settings.engine.min_nodes} nodes connected (engine.min_nodes)"
 
@@ -203,7 +203,9 @@ class Roster(Nodes):
         settings, facts, some = self.settings, answer.facts, f"node {node}"
         names = (*settings.sites, *settings.held_out_sites)
         if facts is None:
-            return Claim(some, None, None, answer.reason)
+            name = next((name for name in names if self.bound.get(name) == node), some)
+            known = names.index(name) if name in names else None
+            return Claim(name, known, None, answer.reason.removeprefix(f"{name}: "))
         name, client, reason = one_line(facts.site) or some, None, ""
         if facts.site:
             if name not in names:
@@ -255,32 +257,3 @@ def read_bound(path: str) -> dict[str, int]:
         return {str(name): int(node) for name, node in tree.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise SettingsError(f"FEDMETANAS_NODES: cannot read {path}: {error}") from None
-
-
-def propose(grid: Grid, settings: Settings) -> None:
-    """Say what the sites that are connected would agree on, as settings to paste.
-
-    Raises
-    ------
-    SettingsError
-        Always: an experiment needs to be told.
-    """
-    hello, started = Hello(grid), time.monotonic()
-    while True:
-        hello.meet()
-        if hello.answers and not hello.asked:
-            break
-        if time.monotonic() - started > settings.engine.wait:
-            break
-        pause(started)
-    answers = hello.answers.values()
-    sites = [answer.facts for answer in answers if answer.facts and answer.facts.site]
-    if sites:
-        say("what the sites that are connected would agree on:", "", proposal(sites))
-    for node, answer in hello.answers.items():
-        if answer.reason:
-            say(f"node {node}: {answer.reason}", stream=sys.stderr)
-    raise SettingsError(
-        "sites must agree on data.classes, data.image_size and data.channels, and the experiment "
-        f"names them in sites; {len(sites)} sites are connected"
-    )

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,3 +93,23 @@ def test_what_is_made_is_what_flower_makes() -> None:
     record = flower.config_record(settings)
     with pytest.raises(TypeError):
         record["d"] = object()  # type: ignore[assignment]
+
+
+def test_flowers_grid_of_machines_is_told_from_those_of_simulations() -> None:
+    from flwr.superlink.grid.http_grid import HttpGrid
+    from flwr.superlink.grid.inmemory_grid import InMemoryGrid
+
+    assert HttpGrid.__module__.startswith(flower.FLOWERS_GRIDS)
+    assert flower.meets_machines(HttpGrid(token="a token"))
+    assert not flower.meets_machines(InMemoryGrid.__new__(InMemoryGrid))
+
+
+def test_a_client_does_not_pay_for_what_is_the_servers() -> None:
+    program = (
+        "import sys, fedmetanas.client_app; "
+        "print([n for n in ('sqlalchemy', 'sklearn', 'matplotlib', 'torchvision', 'datasets', "
+        "'flwr_datasets', 'ray') if n in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert answer.stdout == "[]\n", answer.stderr

@@ -718,7 +718,9 @@ def test_a_refused_site_tries_once_more_and_names_the_key(
     assert "ERROR : Exit Code: 305" in said  # Flower's own words, without colours
 
 
-def test_a_site_that_lost_its_connection_starts_again(folder: Path, fake: Fake) -> None:
+def test_a_site_that_lost_its_connection_starts_again(
+    folder: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
     lost = 'print("Exit Code: 305\\nThe handshake timed out"); sys.exit(1)'
     turns = f"if turn in (0, 3): {ACCEPTED}\nelif turn == 1: {lost}\nelse: {REFUSED}"
     fake.does(turns)
@@ -727,6 +729,7 @@ def test_a_site_that_lost_its_connection_starts_again(folder: Path, fake: Fake) 
 
     assert waits == [10.0, 10.0, 70.0, 10.0, 70.0]
     assert len(fake.starts) == 6
+    assert capsys.readouterr().out.count("north: joined; ") == 2  # in turns 0 and 3
     assert "refuses this site; see Flower's words" in str(error)
 
 

@@ -23,6 +23,7 @@ from fedmetanas.experiments.experiment import Experiment, experiment_of, open_on
 from fedmetanas.experiments.rehearsal import rehearse
 from fedmetanas.experiments.results import run_folder
 from fedmetanas.experiments.settings import Settings
+from fedmetanas.experiments.sites.agreement import Facts, proposal
 from fedmetanas.server import app as server_app
 from fedmetanas.server import roster as roster_module
 from fedmetanas.server.nodes import ClientError
@@ -401,18 +402,60 @@ def test_a_run_waits_for_its_sites_and_says_for_whom(
     assert "waiting: south not connected" in capsys.readouterr().err
 
 
-def test_a_site_that_does_not_answer_is_not_waited_for_longer_than_was_said(
+def test_sites_that_have_not_answered_yet_are_not_taken_for_away(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_of("engine.timeout=60", "rounds=1")
+    settings = settings_of("engine.timeout=0.5")
     grid = machines_of(settings, root, tmp_path)
-    grid.silent = {NODES["south"]}
+    monkeypatch.setattr(grid, "pull_messages", lambda identities: [])
+
+    with pytest.raises(
+        ClientError, match=r"north, south, west not connected, or still reading images"
+    ):
+        run_server(grid, monkeypatch, tmp_path / "results")
+
+
+def test_nobody_is_waited_for_when_all_have_answered_and_one_disagrees(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(
+        "engine.wait=60", "engine.timeout=5", "data.classes=[cat, dog]"
+    )  # one has another class
+
+    with pytest.raises(SettingsError, match="its classes emu are not in"):
+        run_server(machines_of(settings, root, tmp_path), monkeypatch, tmp_path / "results")
+
+
+def test_a_site_that_gives_no_answer_is_waited_for_as_long_as_engine_wait_says(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = ("engine.wait=0.3", "engine.timeout=9")
+    settings = settings_of(*waits, "min_replies=1", "rounds=1", held="[]")
+    grid = machines_of(settings, root, tmp_path, ("north",))
+    monkeypatch.setattr(grid, "get_node_ids", lambda: [*grid.nodes, NODES["south"]])
 
     folder = run_server(grid, monkeypatch, tmp_path / "results")
 
-    assert lines_of(folder)[0]["left_out"] == [
-        {"client": 1, "stage": "train", "reason": "it is away"}
-    ]
+    (line,) = lines_of(folder)
+    assert {(one["client"], one["reason"]) for one in line["left_out"]} == {(1, "it is away")}
+
+
+def test_nobody_waits_for_a_site_that_cannot_take_part(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bound = tmp_path / "nodes.json"
+    bound.write_text(json.dumps({name: str(node) for name, node in NODES.items()}))
+    monkeypatch.setenv("FEDMETANAS_NODES", str(bound))
+    settings = settings_of("engine.wait=99", "engine.timeout=9")
+    grid = machines_of(settings, root, tmp_path)
+    write_images(tmp_path / "unknown", 3, {"cat": (3, 1), "hen": (3, 1)})
+    grid.nodes[NODES["north"]]["data-path"] = str(tmp_path / "unknown")
+    grid.nodes[NODES["south"]]["data-path"] = str(tmp_path / "nowhere")
+
+    with pytest.raises(SettingsError, match=r"north: its classes hen are not .*; south: DataError"):
+        run_server(grid, monkeypatch, tmp_path / "results")
+
+    assert "waiting" not in capsys.readouterr().err
 
 
 def test_a_name_is_bound_to_a_node(
@@ -464,7 +507,7 @@ def test_an_experiment_without_agreement_is_told_what_sites_would_agree_on(
     settings = settings_of(*overrides, "data.image_size=null")
     grid = machines_of(settings, root, tmp_path)
 
-    with pytest.raises(SettingsError, match=r"sites must agree on data\.classes"):
+    with pytest.raises(SettingsError, match=r"sites must agree on data\.classes.*paste"):
         run_server(grid, monkeypatch, tmp_path / "results")
 
     text = capsys.readouterr().out.partition("\n\n")[2]
@@ -477,6 +520,39 @@ def test_an_experiment_without_agreement_is_told_what_sites_would_agree_on(
             "channels": 1,
         },
     }
+
+
+def test_images_are_not_proposed_as_large_as_photos_are() -> None:
+    import yaml
+
+    photos = Facts("north", 2, 1, ("cat",), (), (2000, 3000), False, "", "", ())
+
+    def side(asked: int | None) -> object:
+        return yaml.safe_load(proposal([photos], asked))["data"]["image_size"]
+
+    assert (side(None), side(64), side(4000)) == (32, 64, 2000)
+
+
+def test_sites_that_are_asked_for_other_data_are_no_reason_to_wait(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("data.classes=[]", "data.image_size=null", "data.dataset=mnist", "engine.wait=60")
+    grid = machines_of(settings_of(*asked, sites="[]", held="[]"), root, tmp_path)
+
+    with pytest.raises(SettingsError, match=r"set data\.dataset=imagefolder"):
+        run_server(grid, monkeypatch, tmp_path / "results")
+
+
+def test_a_site_that_gives_no_answer_does_not_keep_others_from_agreeing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = machines_of(settings_of("data.classes=[]"), root, tmp_path, ("north",))
+    monkeypatch.setattr(grid, "get_node_ids", lambda: [*grid.nodes, NODES["south"]])
+
+    with pytest.raises(SettingsError, match="paste the lines above"):
+        run_server(grid, monkeypatch, tmp_path / "results")
+
+    assert "sites:\n- north\n" in capsys.readouterr().out
 
 
 def test_a_simulation_names_all_sites_that_disagree(root: Path, tmp_path: Path) -> None:
@@ -696,6 +772,13 @@ def test_every_site_keeps_the_network_that_the_server_has(
 
         told = float(capsys.readouterr().out.split()[2])
         assert told == pytest.approx(summary["sites"][name]["before"], abs=1e-6)
+
+    (out / "settings-only").mkdir()
+    for name in (run_folder.SETTINGS, run_folder.GENOTYPE, run_folder.WEIGHTS):
+        text = (folder / name).read_bytes().replace(str(root).encode(), b"nowhere")
+        (out / "settings-only" / name).write_bytes(text)
+    assert main(["evaluate", str(out / "settings-only")]) == 2
+    assert "the images of this network are at its sites" in capsys.readouterr().err
 
 
 def test_a_site_that_cannot_keep_it_is_named(

@@ -49,8 +49,8 @@ def _of_sites(experiment: Experiment) -> list[Images]:
     settings = experiment.settings
     if not any((Path(settings.data.root) / name).exists() for name in settings.sites):
         raise SettingsError(
-            f"data.root: the folders of {', '.join(settings.sites)} are not in "
-            f"{settings.data.root}: this network was tested at its sites; each can evaluate what "
-            "it has kept"
+            "the images of this network are at its sites: each can evaluate what it keeps in its "
+            f"own folder of results (there are no folders {', '.join(settings.sites)} in "
+            f"data.root, {settings.data.root})"
         )
     return [experiment.client(number).test for number in range(settings.clients)]

@@ -30,6 +30,7 @@ examples:
   fedmetanas run --resume results/digits/TIME     # go on after an interruption
   fedmetanas run digits --engine superlink --superlink NAME   # on machines of their own
   fedmetanas compare digits --seeds 0,1           # set methods side by side
+  fedmetanas federation up --local                # try sites: a server and three, here
   fedmetanas site check site.toml                 # look at a site's own images
   fedmetanas list experiments                     # what can be run
   fedmetanas settings search                      # what can be set in a section

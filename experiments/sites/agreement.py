@@ -13,6 +13,7 @@ from fedmetanas.experiments.settings import DataSettings, Settings, write_yaml
 from .facts import versions
 
 FEWEST = {"train-images": 2, "test-images": 1}  # one to adapt to and one to learn from
+LARGEST_PROPOSED = 32  # twice the side costs four times as much
 MOST = 10_000  # entries of a list that a site may say
 LONGEST = 1_000  # characters of a text
 WHOLE = (
@@ -159,15 +160,24 @@ def what_they_have(sites: Sequence[Facts]) -> list[str]:
     return lines
 
 
-def proposal(sites: Sequence[Facts]) -> str:
-    """Return settings that sites would agree on, as YAML to paste into an experiment."""
+def proposal(sites: Sequence[Facts], image_size: int | None) -> str:
+    """Return settings that sites would agree on, as YAML to paste into an experiment.
+
+    Parameters
+    ----------
+    sites : sequence of Facts
+        What they have.
+    image_size : int, optional
+        What the experiment asks for. Photos are never proposed as large as they are.
+    """
+    side = min(*(min(site.smallest) for site in sites), image_size or LARGEST_PROPOSED)
     classes = sorted({name for site in sites for name in site.classes})
     tree = {
         "sites": sorted({site.site for site in sites}),
         "data": {
             "dataset": "imagefolder",
             "classes": classes,
-            "image_size": min(min(site.smallest) for site in sites),
+            "image_size": side,
             "channels": 1 if any(site.grey for site in sites) else 3,
         },
     }

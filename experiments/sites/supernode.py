@@ -187,11 +187,14 @@ def _listen(site: SiteFile, stream: IO[bytes], heard: Heard) -> None:
     with stream:
         for raw in stream:
             line = printable(COLOUR.sub("", raw.decode(errors="replace"))).rstrip()
-            heard.accepted |= ACCEPTED in line
+            is_joined = ACCEPTED in line and not heard.accepted
+            heard.accepted |= is_joined
             heard.unconnected |= UNCONNECTED in line
             if not heard.accepted and (refused := REFUSED.search(line)):
                 heard.code = refused[1]
             _record(site, line)
+            if is_joined:
+                tell(site, "joined; it takes part in runs until Ctrl-C")
             if FAILED in line:
                 trouble = _trouble(site)
                 if trouble not in ("", said):
