@@ -10,10 +10,9 @@ from fedmetanas.errors import SettingsError
 
 from .client_data import is_installed
 from .settings import DEVICES, Settings
-from .settings.declarations import SITE, SITE_WORDS
+from .settings.declarations import DISCLOSE, SITE, SITE_WORDS
 
 SIMULATED = "simulated"  # a key of the inline engine's node config
-DISCLOSE = ("counts", "none")
 
 
 @dataclass(frozen=True)

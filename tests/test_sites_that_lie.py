@@ -16,7 +16,7 @@ from fedmetanas.experiments.experiment import _opened, open_on_server
 from fedmetanas.experiments.settings import Settings
 from fedmetanas.experiments.sites.facts import facts_of
 from fedmetanas.server import app as server_app
-from fedmetanas.server import roster as roster_module
+from fedmetanas.server.proposal import propose
 from fedmetanas.server.roster import Roster
 from fedmetanas.strategies import wire
 
@@ -175,7 +175,7 @@ def test_a_proposal_does_not_wait_for_a_node_that_never_answers(
     settings = tiny.settings_of("data.cache=", "data.dataset=imagefolder", "engine.wait=0")
 
     with pytest.raises(SettingsError, match="paste the lines above"):
-        roster_module.propose(silent_of(settings, root, tmp_path), settings)
+        propose(silent_of(settings, root, tmp_path), settings)
 
     assert "- north" in capsys.readouterr().out
 

@@ -12,7 +12,7 @@ from fedmetanas.experiments.files import write_file
 
 RUN = "run.json"
 RESULTS = "FEDMETANAS_RESULTS"  # names the folder under which runs of a SuperLink write
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,119}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def folder_of(name: str) -> Path:
     """
     if not NAME.fullmatch(name):
         raise SettingsError(
-            f"name: expected up to 120 letters, digits and -, the first no -; found {name!r}"
+            f"name: expected up to 100 letters, digits and -, the first no -; found {name!r}"
         )
     return Path(os.environ.get(RESULTS) or "results").absolute() / name
 

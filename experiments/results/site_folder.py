@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,9 +14,9 @@ from fedmetanas.experiments.settings import Settings
 from fedmetanas.search_space.genotype import Genotype, load_weights
 from fedmetanas.search_space.supernet import Weights
 
+from .on_superlink import NAME
 from .run_folder import GENOTYPE, SETTINGS, SUMMARY, WEIGHTS, write_network
 
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
 FILES = {SETTINGS, GENOTYPE, WEIGHTS, SUMMARY}
 
 
@@ -60,7 +59,7 @@ def keep(
     UnwritableError
         If it cannot be written.
     """
-    if not RUN_NAME.fullmatch(run):
+    if not NAME.fullmatch(run):
         raise SettingsError("name of the run: expected up to 100 letters, digits and -")
     found = Genotype.from_json(genotype)
     load_weights(found.network(), weights)

@@ -34,6 +34,7 @@ NAME = Rule(
 #: Of a site: it names a folder, a key and a certificate.
 SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 SITE_WORDS = "up to 63 of A-Z, a-z, 0-9, - and _, the first a letter or digit"
+DISCLOSE = ("counts", "none")  # what a site may say of the sizes of its classes
 SITES = different(
     f"a list of different names, each {SITE_WORDS}", lambda name: bool(SITE.fullmatch(name))
 )

@@ -68,11 +68,10 @@ def read_facts(said: Mapping[str, Any]) -> Facts:
     """
     wholes = [said.get(key) for key in WHOLE]
     texts = [said.get(key) for key in ("site", "data", "code")]
-    classes: Any = said.get("classes")
-    packages: Any = said.get("versions")
-    counts: Any = said.get("class-counts", [])
+    lists: list[Any] = [said.get("classes"), said.get("versions"), said.get("class-counts", [])]
+    classes, packages, counts = lists
     sound = (
-        all(isinstance(one, list) and len(one) <= MOST for one in (classes, packages, counts))
+        all(isinstance(one, list) and len(one) <= MOST for one in lists)
         and all(type(number) is int and 0 <= number < 2**53 for number in [*wholes, *counts])
         and all(isinstance(text, str) for text in [*texts, *classes, *packages])
         and all(len(text) <= LONGEST for text in [*texts, *classes, *packages])

@@ -10,9 +10,8 @@ from fedmetanas.errors import SettingsError
 from fedmetanas.experiments.console import one_line
 from fedmetanas.experiments.settings import DEVICES, nearest, read_text
 from fedmetanas.experiments.settings.checking import shown
-from fedmetanas.experiments.settings.declarations import SITE, SITE_WORDS
+from fedmetanas.experiments.settings.declarations import DISCLOSE, SITE, SITE_WORDS
 
-DISCLOSE = ("counts", "none")
 ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
