@@ -427,7 +427,7 @@ def test_nobody_waits_for_a_site_that_cannot_take_part(
     grid.nodes[NODES["north"]]["data-path"] = str(tmp_path / "unknown")
     grid.nodes[NODES["south"]]["data-path"] = str(tmp_path / "nowhere")
 
-    with pytest.raises(SettingsError, match="north: its classes hen are not .*; south: DataError"):
+    with pytest.raises(SettingsError, match=r"north: its classes hen .*; south: DataError"):
         run_server(grid, monkeypatch, tmp_path / "results")
 
     assert "waiting" not in capsys.readouterr().err
