@@ -9,7 +9,7 @@ from fedmetanas.experiments.entry import importing
 from fedmetanas.experiments.settings import Settings, from_yaml, load
 from fedmetanas.experiments.sites.site_file import SiteFile, read_site
 
-IMAGES = ("data.dataset=imagefolder", "data.image_size=32")  # without an experiment
+IMAGES = ("data.dataset=imagefolder",)  # without an experiment
 
 
 def main(options: argparse.Namespace) -> int:
