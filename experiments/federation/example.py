@@ -46,6 +46,9 @@ client:
 
 evaluation:
   every: 5
+
+engine:
+  wait: 240  # seconds for all sites to come: here they share one machine
 """
 
 
