@@ -4,6 +4,8 @@ In a simulation of sites each has a folder of its own under ``data.root``. A rea
 folder, wherever its node says.
 """
 
+import os
+import tomllib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +28,7 @@ from fedmetanas.experiments.data.registry import Dataset, Images, Source
 from .randomness import rng
 from .settings import DataSettings, Settings
 
+TEST_SETS = "FEDMETANAS_DATA"  # names the file of the test sets of this machine
 FEWEST_CLASSES = 2
 ANY_SIZE = 32  # pixels, where only what there was to read matters
 SITES_OPEN = 1_000  # in one process; they are memory maps
@@ -103,6 +106,38 @@ def _some(images: Images, count: int) -> Images:
         raise SettingsError(f"data.train_images: there are {known} training images; found {count}")
     chosen = np.sort(rng("train images", seed=0).choice(known, count, replace=False))
     return Images(images.images[chosen], images.labels[chosen])
+
+
+def open_test(settings: Settings) -> Images | None:
+    """Open the test set that ``data.test`` names; None if it names none.
+
+    Where it lies stands in a TOML file of this machine, ``NAME = "/path/to/images"``, which the
+    environment variable ``FEDMETANAS_DATA`` names: no path comes with the settings.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such file, or no such name in it.
+    DataError
+        If the images are missing or damaged, or show other classes.
+    """
+    name = settings.data.test
+    if not name:
+        return None
+    file = os.environ.get(TEST_SETS, "")
+    try:
+        named = tomllib.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{TEST_SETS}: cannot read {file}: {error}") from None
+    if not isinstance(named.get(name), str):
+        where = f"{file} names {', '.join(named) or 'none'}" if file else f"{TEST_SETS} is not set"
+        raise SettingsError(
+            f"data.test: expected the name of a test set of this machine; found {name!r}, and "
+            f"{where}"
+        )
+    data = settings.data
+    source = replace(source_of(data), root=Path(named[name]))
+    return with_classes(open_dataset(source, data.cache), data.classes).test
 
 
 def spread(dataset: Dataset, settings: Settings) -> tuple[Split, ...]:

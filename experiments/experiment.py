@@ -35,6 +35,7 @@ from .client_data import (
     is_installed,
     open_data,
     open_site,
+    open_test,
     site_data,
     spread,
 )
@@ -68,6 +69,8 @@ class Experiment:
         Where to compute.
     folder : Path or None
         Of the images of the one site that this process is for.
+    own_test : Images or None
+        The server's own test set, where there is no common dataset.
     """
 
     settings: Settings
@@ -78,6 +81,7 @@ class Experiment:
     shape: NetworkShape
     device: torch.device
     folder: Path | None = None
+    own_test: Images | None = None
 
     @property
     def topology(self) -> Topology:
@@ -104,7 +108,7 @@ class Experiment:
     @property
     def test(self) -> Images | None:
         """The global test set; None where only the sites have images."""
-        return self.dataset.test if self.dataset else None
+        return self.dataset.test if self.dataset else self.own_test
 
     def client(self, number: int) -> ClientData:
         """Return the images of a client.
@@ -214,7 +218,8 @@ def _open(
     parts = spread(dataset, settings) if dataset else ()
     supernet = build_supernet(shape)
     refuse_enormous(supernet, settings, side)
-    return Experiment(settings, dataset, parts, side, supernet, shape, device, folder)
+    own_test = None if folder else open_test(settings)
+    return Experiment(settings, dataset, parts, side, supernet, shape, device, folder, own_test)
 
 
 def _seen(settings: Settings, dataset: Dataset | None) -> tuple[tuple[int, int], int, int]:

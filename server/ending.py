@@ -122,7 +122,7 @@ def _by_group(measured: Sequence[Measured], settings: Settings) -> dict[str, Any
 
 def _by_site(measured: Sequence[Measured], clients: Clients) -> dict[str, Any]:
     """Return what the summary says of each site; nothing where there are none."""
-    if clients.experiment.test or not measured:
+    if not clients.experiment.settings.sites or not measured:
         return {}
     sites = {
         clients.nodes.known(one.client).name: {

@@ -149,7 +149,8 @@ def test_sections_of_the_settings_and_fields_of_a_round() -> None:
         *("bytes_down", "bytes_up", "left_out"),
     }
     assert names(Experiment) == {
-        *("settings", "dataset", "parts", "image_shape", "supernet", "shape", "device", "folder")
+        *("settings", "dataset", "parts", "image_shape", "supernet", "shape", "device", "folder"),
+        "own_test",
     }
 
 

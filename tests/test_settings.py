@@ -100,7 +100,7 @@ def test_every_key_takes_another_value_and_keeps_it_through_yaml() -> None:
     again = from_yaml(settings.to_yaml())
 
     unchanged = [key for key in keys() if value_of(settings, key) == value_of(defaults, key)]
-    assert unchanged == ["sites", "held_out_sites"]  # they decide some of the others
+    assert unchanged == ["sites", "held_out_sites", "data.test"]  # they decide some of the others
     assert again == settings
     assert from_yaml(defaults.to_yaml()) == defaults
 
@@ -173,6 +173,11 @@ def test_names_of_sites_and_classes_are_checked(override: str, key: str) -> None
 def test_names_of_classes_that_look_like_numbers_stand_in_quotes() -> None:
     assert "numbers in quotes; found [0, 1]" in refused("", "data.classes=[0, 1]")
     assert from_yaml("", ["data.classes=['0', '1']"]).data.classes == ("0", "1")
+
+
+def test_a_test_set_of_the_servers_own_is_for_sites() -> None:
+    assert refused("", "data.test=city").startswith("data.test: expected sites")
+    assert from_yaml(SITES, ["data.test=city"]).data.test == "city"
 
 
 def test_a_site_cannot_train_and_be_held_out() -> None:

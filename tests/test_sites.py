@@ -257,6 +257,36 @@ def test_a_server_opens_no_images(
     assert opened == []
 
 
+def test_a_server_may_have_a_test_set_of_its_own(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "city", 8, {"cat": (2, 9), "dog": (2, 4), "emu": (2, 5)})
+    names = tmp_path / "sets.toml"
+    names.write_text(f'city = "{tmp_path}/city"\n')
+    grid = machines_of(settings_of("rounds=1", "data.test=city"), root, tmp_path)
+    with pytest.raises(SettingsError, match=r"data\.test: .* FEDMETANAS_DATA is not set"):
+        run_server(grid, monkeypatch, tmp_path / "results")
+    monkeypatch.setenv("FEDMETANAS_DATA", str(names))
+
+    folder = run_server(grid, monkeypatch, tmp_path / "results")
+
+    files = sorted((tmp_path / "city" / "test").rglob("*.png"))
+    pixels = np.stack([np.frombuffer(as_decoded(f), np.uint8).reshape(1, 8, 8) for f in files])
+    with torch.no_grad():
+        logits = run_folder.read(folder).network(torch.from_numpy(pixels).float() / 127.5 - 1)
+    labels = torch.tensor([CLASSES.index(f.parent.name) for f in files])
+    summary = json.loads((folder / run_folder.SUMMARY).read_text())
+    assert summary["tested_on"] == "server"
+    assert summary["test_accuracy"] == pytest.approx(
+        float((logits.argmax(1) == labels).float().mean())
+    )
+    assert summary["sites"].keys() == set(NAMES)
+    with pytest.raises(SettingsError, match=r"found 'town', and .* names city"):
+        run_server(
+            machines_of(settings_of("data.test=town"), root, tmp_path), monkeypatch, tmp_path
+        )
+
+
 # Who takes part
 
 

@@ -250,6 +250,10 @@ def _check_together(s: Settings) -> None:
             "data.partition: sites needs their names, which are those of folders in data.root; "
             "set sites=[NAME, ...]"
         )
+    if s.data.test and not s.sites:
+        raise SettingsError(
+            "data.test: expected sites, which have no common test set; leave it out"
+        )
     if s.drawn > s.clients:
         raise SettingsError(
             f"clients_per_round: expected at most clients={s.clients}; found {s.drawn}"

@@ -76,6 +76,11 @@ class DataSettings:
     min_client_size: int = setting(
         10, at_least(3), about="Images that even the smallest client must have."
     )
+    test: str = setting(
+        "",
+        about="With sites: name of a test set of the server's own, in the file that its "
+        "environment names, FEDMETANAS_DATA. Empty: the sites test the network.",
+    )
     augment: str = setting(
         "none",
         one_of(("none", "shift", "shift-flip")),
