@@ -43,7 +43,9 @@ def deliver(grid: Grid, nodes: Nodes, settings: Settings, run: str, found: Searc
     content = RecordDict({"arrays": wire.weights_to(found.weights), "config": config})
     waiting = dict(nodes.find(range(settings.partitions)))
     problems = {
-        client: "it is away" for client in range(settings.partitions) if client not in waiting
+        client: nodes.absence(client)
+        for client in range(settings.partitions)
+        if client not in waiting
     }
     messages = [Message(content, node, wire.KEEP) for node in waiting.values()]
     asked = dict(zip(waiting, grid.push_messages(messages), strict=True))

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from flwr.serverapp import Grid
 
@@ -137,7 +138,7 @@ class SimulatedSites(AnyNode):
 
     def __init__(self, grid: Grid, experiment: Experiment) -> None:
         engine = experiment.settings.engine
-        super().__init__(grid, engine.timeout, engine.min_nodes, self._of)
+        super().__init__(grid, engine.timeout, engine.min_nodes, cache(self._of))
         self.experiment = experiment
 
     def _of(self, client: int) -> Known:
@@ -147,7 +148,7 @@ class SimulatedSites(AnyNode):
 
     def digests(self) -> Mapping[str, str]:
         """Return the digest of the images of each site, by its name."""
-        known = [self._of(client) for client in range(self.experiment.settings.partitions)]
+        known = [self.known(client) for client in range(self.experiment.settings.partitions)]
         return {one.name: one.data for one in known}
 
 

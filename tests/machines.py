@@ -1,16 +1,15 @@
 """Machines of their own in one process: a grid whose nodes each have a node config."""
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
-from flwr.serverapp import Grid
 from PIL import Image
 
-from fedmetanas.experiments.engines.apps import CLIENT_APP, AppByName
+from fedmetanas.experiments.engines.apps import CLIENT_APP, AppByName, context_of
+from fedmetanas.experiments.engines.inline import InlineGrid
 from fedmetanas.strategies import flower
 
 CLASSES = ("cat", "dog", "emu")
@@ -34,7 +33,7 @@ def write_images(folder: Path, seed: int, counts: Mapping[str, tuple[int, int]],
                 image.save(place / f"anna-smith-{index}.png")
 
 
-class Machines(Grid):
+class Machines(InlineGrid):
     """Nodes with node configs of their own; messages are answered when they are pushed.
 
     Parameters
@@ -46,32 +45,12 @@ class Machines(Grid):
     """
 
     def __init__(self, run_config: Mapping[str, Any], nodes: dict[int, dict[str, Any]]) -> None:
+        super().__init__(AppByName(CLIENT_APP, run_config), context_of(dict(run_config)))
         self.nodes = nodes
         self.run_config = dict(run_config)
-        self.app: Callable[[Message, Context], Message] = AppByName(CLIENT_APP, run_config)
-        self.replies: dict[str, Message] = {}
-        self.numbers = count(1)
         self.walked: list[tuple[int, Message, Message]] = []  # node, what was sent, the reply
         self.silent: set[int] = set()  # nodes that are there and do not answer
         self.before_push: Callable[[list[Message]], None] = lambda messages: None
-        flower.take_place_in_run(1)
-
-    def set_run(self, run: flower.Run) -> None:
-        """Do nothing: there is one run."""
-
-    @property
-    def run(self) -> flower.Run:
-        return flower.empty_run(1)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
@@ -88,15 +67,7 @@ class Machines(Grid):
             if node not in self.nodes or node in self.silent:
                 continue
             context = Context(1, node, self.nodes[node], RecordDict(), dict(self.run_config))
-            reply = self.app(message, context)
+            reply = self.client_app(message, context)
             self.walked.append((node, message, reply))
             self.replies[identity] = reply
         return identities
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return [self.replies.pop(name) for name in message_ids if name in self.replies]
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        return self.pull_messages(self.push_messages(messages))

@@ -77,19 +77,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
-    environment = {
+def environment_in(folder: Path) -> dict[str, str]:
+    """Return the environment of programs that keep all they have in a folder."""
+    return {
         **os.environ,
-        "FLWR_HOME": str(tmp_path),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "FLWR_HOME": str(folder),
+        "XDG_CACHE_HOME": str(folder / "cache"),
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
-        "RUN_OF_THE_TEST": str(tmp_path),
+        "RUN_OF_THE_TEST": str(folder),
     }
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    environment = environment_in(tmp_path)
     started = Machines(tmp_path, environment)
     yield started
     started.end()

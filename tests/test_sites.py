@@ -132,13 +132,13 @@ def test_every_image_is_used_as_its_split_says_and_nowhere_else(
 
     monkeypatch.setattr(Experiment, "batch", noted)
     grid = machines_of(settings, root, tmp_path)
-    app = grid.app
+    app = grid.client_app
 
     def watched(message: Message, context: Context) -> Message:
         now[:] = str(context.node_config["site"]), message.metadata.message_type
         return app(message, context)
 
-    grid.app = watched
+    grid.client_app = watched
     run_server(grid, monkeypatch, tmp_path / "results")
 
     for name in NAMES:
@@ -230,7 +230,7 @@ def test_a_server_opens_no_images(
     opened: list[str] = []
     grid = machines_of(settings_of("rounds=1"), root, tmp_path)
     inside = [False]
-    app = grid.app
+    app = grid.client_app
 
     def at_a_site(message: Message, context: Context) -> Message:
         inside[0] = True
@@ -239,7 +239,7 @@ def test_a_server_opens_no_images(
         finally:
             inside[0] = False
 
-    grid.app = at_a_site
+    grid.client_app = at_a_site
     from fedmetanas.experiments import client_data
 
     open_dataset = client_data.open_dataset
@@ -712,7 +712,7 @@ def test_an_error_leaves_a_site_as_its_type_and_a_number(
         raise OSError(5, "cannot read", f"{root}/north/train/cat/{secret}")
 
     grid = machines_of(settings_of("rounds=2", "min_replies=1"), root, tmp_path)
-    app = grid.app
+    app = grid.client_app
 
     def at_north(message: Message, context: Context) -> Message:
         with pytest.MonkeyPatch.context() as patch:
@@ -723,7 +723,7 @@ def test_an_error_leaves_a_site_as_its_type_and_a_number(
                     patch.setattr(MetaClient, "fit" if stage == "train" else "evaluate", fail)
             return app(message, context)
 
-    grid.app = at_north
+    grid.client_app = at_north
     ended: Any = None
     try:
         ended = run_server(grid, monkeypatch, tmp_path / "results")

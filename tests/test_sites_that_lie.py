@@ -67,7 +67,7 @@ def roster_of(grid: Machines, settings: Settings) -> Roster:
 
 def lie(grid: Machines, node: int, **facts: Any) -> None:
     """Let a node say something else in its hello; None leaves a fact out."""
-    app = grid.app
+    app = grid.client_app
 
     def lying(message: Message, context: Context) -> Message:
         reply = app(message, context)
@@ -77,7 +77,7 @@ def lie(grid: Machines, node: int, **facts: Any) -> None:
             return Message(RecordDict({"config": config}), reply_to=message)
         return reply
 
-    grid.app = lying
+    grid.client_app = lying
 
 
 ENORMOUS = ["x" * 900] * 9_000
@@ -234,7 +234,7 @@ def test_the_pruning_gap_is_of_the_sites_that_measured_both_networks(
             if len(measured) > len(NODES):
                 grid.nodes.pop(NODES["south"], None)
 
-    app = grid.app
+    app = grid.client_app
 
     def all_right(message: Message, context: Context) -> Message:
         reply = app(message, context)
@@ -242,7 +242,7 @@ def test_the_pruning_gap_is_of_the_sites_that_measured_both_networks(
             reply.content.metric_records["metrics"]["accuracy-before"] = 1.0
         return reply
 
-    grid.app, grid.before_push = all_right, leave
+    grid.client_app, grid.before_push = all_right, leave
     folder = run_server(grid, monkeypatch, tmp_path / "results")
 
     summary = json.loads((folder / "summary.json").read_text())

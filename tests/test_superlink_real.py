@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 from machines import write_images
-from test_deployment import Machines, kill, rounds, wait_for
+from test_deployment import Machines, environment_in, kill, rounds, wait_for
 from test_run import BIN, ROOT, assert_same_result, left_over
 
 from fedmetanas.experiments.commands.main import main
@@ -28,18 +28,7 @@ COMMAND = (str(BIN / "fedmetanas"),)
 @pytest.fixture
 def superlink(tmp_path: Path) -> Iterator[Machines]:
     """A SuperLink that keeps what it knows in a file."""
-    environment = {
-        **os.environ,
-        "FLWR_HOME": str(tmp_path),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FEDMETANAS_RESULTS": str(tmp_path / "results"),
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "RUN_OF_THE_TEST": str(tmp_path),
-    }
+    environment = environment_in(tmp_path) | {"FEDMETANAS_RESULTS": str(tmp_path / "results")}
     (tmp_path / "results").mkdir()
     (tmp_path / "here").mkdir()
     started = Machines(tmp_path, environment)
